@@ -1,0 +1,1 @@
+"""Runwarden's daemon. The architecture document is written here."""

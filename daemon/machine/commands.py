@@ -1,0 +1,114 @@
+"""Everything that can be said to a run: commands of people, letters of Gateways and of our own dispatch.
+
+The sealed table of contents of the engine's inputs. A *command* is a committed row and gets a verdict; a *letter*
+names the attempt it speaks about (``req_id``) and gets none: what is stale is ignored or kept as evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NewType, TypeAlias
+from uuid import UUID
+
+RunId = NewType("RunId", UUID)
+CommandId = NewType("CommandId", UUID)
+Epoch = NewType("Epoch", int)
+ReqId = NewType("ReqId", str)
+Millis = NewType("Millis", int)
+"""Epoch milliseconds of Postgres time."""
+
+CommandKind = Literal["start", "approve", "reject", "resume", "cancel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One row of ``workflow_run_commands``: what a person (``issued_by``) wants of the run.
+
+    ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned.
+    """
+
+    id: CommandId
+    kind: CommandKind
+    seen_seq: int | None
+    issued_by: str
+    step_id: str | None = None
+    confirm: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a letter stands among all letters of its ingest: (term of the holder, number within the term)."""
+
+    term: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The Gateway answered 202: it wrote the call to the agent's socket. No proof that the agent saw it."""
+
+    req_id: ReqId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSent:
+    """Proof that no agent saw the call. ``reason`` is a stable code, ``detail`` a sentence for people."""
+
+    req_id: ReqId
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendUncertain:
+    """The call may have reached the agent: the answer was lost or says nothing."""
+
+    req_id: ReqId
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acked:
+    """The agent received the call (``accepted``), or could not parse it (then no RESULT follows)."""
+
+    req_id: ReqId
+    accepted: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Output of the running tool. ``dropped_*`` is what was lost since the previous chunk."""
+
+    req_id: ReqId
+    channel: str
+    data: str
+    dropped_bytes: int = 0
+    dropped_lines: int = 0
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The RESULT envelope: what became of the call, as the agent tells it."""
+
+    req_id: ReqId
+    ok: bool
+    canceled: bool = False
+    error_code: str | None = None
+    error_message: str | None = None
+    exit_code: int | None = None
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelAcked:
+    """The agent's answer to CANCEL: whether the call was active and is being stopped."""
+
+    req_id: ReqId
+    will_cancel: bool
+
+
+Letter: TypeAlias = Sent | NotSent | SendUncertain | Acked | Chunk | Result | CancelAcked

@@ -1,0 +1,221 @@
+"""Everything that can have happened to a run. A committed event is a fact for ever; its payload only ever gains fields.
+
+Domain classes only; ``wire.payload`` gives them the JSON shape that v0's frontend knows. Two classes may share a wire
+type (``step.progress`` is an attempt begun, or a step failed). Times stand in the event row, not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from daemon.machine.commands import Epoch, Mark, ReqId
+
+Outcome = Literal["done", "failed", "timeout", "canceled", "unknown", "unsent"]
+"""How an attempt ended; ``unknown``: nobody can tell whether the tool ran; ``unsent``: it surely did not."""
+
+PausedReason = Literal[
+    "awaiting_approval", "step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized", "user_cancel"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCreated:
+    type: ClassVar[str] = "run.created"
+    title: str
+    steps: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed:
+    """A person let a paused run go on: its current step will be attempted again."""
+
+    type: ClassVar[str] = "run.resumed"
+    paused_reason: PausedReason
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCompleted:
+    type: ClassVar[str] = "run.completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFailed:
+    type: ClassVar[str] = "run.failed"
+    error_code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCanceled:
+    """The run is over at once; an attempt in flight lingers until the agent's answer or the grace's end."""
+
+    type: ClassVar[str] = "run.canceled"
+    reason: str | None
+    by: str
+    until: int
+    """When the grace for an attempt in flight ends, epoch ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParked:
+    """The engine itself failed on this run; it stands still until a person resumes it."""
+
+    type: ClassVar[str] = "step.paused"
+    step_index: int
+    paused_reason: Literal["engine_interrupted"] = "engine_interrupted"
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPaused:
+    type: ClassVar[str] = "step.paused"
+    step_index: int
+    paused_reason: PausedReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepApproved:
+    type: ClassVar[str] = "step.approved"
+    step_index: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRejected:
+    type: ClassVar[str] = "step.rejected"
+    step_index: int
+    by: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCompleted:
+    type: ClassVar[str] = "step.completed"
+    step_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailed:
+    type: ClassVar[str] = "step.progress"
+    step_index: int
+    attempt_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptIntended:
+    """The engine is about to call the tool; committed before the call, with the epoch that alone may send it."""
+
+    type: ClassVar[str] = "step.progress"
+    step_index: int
+    attempt_index: int
+    req_id: ReqId
+    epoch: Epoch
+    ack_by: int
+    """Epoch ms; an agent silent until then is taken for frozen."""
+    deadline_at: int
+    """Epoch ms; the tool's deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSent:
+    """The Gateway took the call, and the agent has not acknowledged it yet."""
+
+    type: ClassVar[str] = "tool.sent"
+    req_id: ReqId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptUnsent:
+    """Proof that the call never left; it may be intended again at ``retry_at`` (epoch ms), or not at all (None)."""
+
+    type: ClassVar[str] = "tool.unsent"
+    req_id: ReqId
+    reason: str
+    detail: str
+    retry_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRunning:
+    """The agent acknowledged the call."""
+
+    type: ClassVar[str] = "tool.status"
+    req_id: ReqId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogAppended:
+    """Output of the tool, aggregated. ``mark`` is the last letter folded into it, so that repeats are known."""
+
+    type: ClassVar[str] = "tool.log"
+    req_id: ReqId
+    channel: str
+    data: str
+    dropped_bytes: int
+    dropped_lines: int
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCanceling:
+    """The engine will ask the agent to stop: the deadline passed, or no acknowledgement came."""
+
+    type: ClassVar[str] = "tool.canceling"
+    req_id: ReqId
+    reason: Literal["timeout", "ack_timeout"]
+    until: int
+    """When the grace for the agent's answer ends, epoch ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded:
+    """The verdict on an attempt; the first stands for ever. ``result`` goes to the attempt's row, not the payload."""
+
+    type: ClassVar[str] = "tool.result"
+    req_id: ReqId
+    outcome: Outcome
+    answered: bool
+    """Whether a RESULT gave this verdict (then a later one is a mere duplicate, not evidence)."""
+    error_code: str | None = None
+    error_message: str | None = None
+    exit_code: int | None = None
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceFound:
+    """What the agent said after the verdict. Moves no status."""
+
+    type: ClassVar[str] = "tool.evidence"
+    req_id: ReqId
+    ok: bool
+    canceled: bool
+    error_code: str | None
+    error_message: str | None
+    result: Any = None
+
+
+Event: TypeAlias = (
+    RunCreated
+    | RunResumed
+    | RunCompleted
+    | RunFailed
+    | RunCanceled
+    | RunParked
+    | StepPaused
+    | StepApproved
+    | StepRejected
+    | StepCompleted
+    | StepFailed
+    | AttemptIntended
+    | AttemptSent
+    | AttemptUnsent
+    | AttemptRunning
+    | LogAppended
+    | AttemptCanceling
+    | AttemptEnded
+    | EvidenceFound
+)

@@ -1,0 +1,225 @@
+"""``evolve(run, event, at) -> run``: the only way a run changes. Total over all events, no decisions of its own.
+
+``at`` is the event row's time (epoch ms), ``run.last_seq`` counts the events. Replaying a log through this function
+rebuilds the run; illegal moves raise IllegalMove, which parks the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, assert_never
+
+from daemon.machine.commands import ReqId
+from daemon.machine.events import (
+    AttemptCanceling,
+    AttemptEnded,
+    AttemptIntended,
+    AttemptRunning,
+    AttemptSent,
+    AttemptUnsent,
+    Event,
+    EvidenceFound,
+    LogAppended,
+    RunCanceled,
+    RunCompleted,
+    RunCreated,
+    RunFailed,
+    RunParked,
+    RunResumed,
+    StepApproved,
+    StepCompleted,
+    StepFailed,
+    StepPaused,
+    StepRejected,
+)
+from daemon.machine.state import (
+    ATTEMPT_MOVES,
+    PAST_KEPT,
+    RUN_MOVES,
+    STEP_MOVES,
+    Attempt,
+    AttemptState,
+    IllegalMove,
+    Run,
+    RunStatus,
+    StepState,
+    StepStatus,
+    check_move,
+)
+
+
+def evolve(run: Run, event: Event, at: int) -> Run:
+    """The run after ``event``, which happened at ``at`` (epoch ms)."""
+    return replace(_apply(run, event, at), last_seq=run.last_seq + 1, last_at=max(run.last_at, at))
+
+
+def _apply(run: Run, event: Event, at: int) -> Run:
+    match event:
+        case AttemptIntended():
+            return _intended(run, event, at)
+        case AttemptEnded() | AttemptRunning() | AttemptSent() | AttemptUnsent() | AttemptCanceling():
+            return _with_attempt(run, event.req_id, _moved(_known(run, event.req_id), event, at))
+        case LogAppended():
+            attempt = _known(run, event.req_id)
+            size = attempt.log_bytes + len(event.data.encode())
+            return _with_attempt(run, event.req_id, replace(attempt, log_bytes=size, mark=event.mark or attempt.mark))
+        case EvidenceFound():
+            return _with_attempt(run, event.req_id, replace(_known(run, event.req_id), answered=True))
+        case StepApproved() | StepRejected() | StepCompleted() | StepFailed():
+            return _step(run, event, at)
+        case _:
+            return _run(run, event, at)
+
+
+def _run(
+    run: Run,
+    event: RunCreated | RunResumed | RunCompleted | RunFailed | RunCanceled | RunParked | StepPaused,
+    at: int,
+) -> Run:
+    match event:
+        case RunCreated():
+            return replace(run, started_at=at)
+        case StepPaused() | RunParked():
+            return _status(run, "paused", paused_reason=event.paused_reason, paused_seq=run.last_seq + 1)
+        case RunResumed():
+            resumed = _status(run, "running", paused_reason=None)
+            state = run.step_state
+            return _with_step(resumed, run.step_index, "pending") if state and state.status == "failed" else resumed
+        case RunCompleted():
+            return _status(run, "completed", finished_at=at)
+        case RunFailed():
+            return _status(
+                run,
+                "failed",
+                paused_reason=None,
+                finished_at=at,
+                error_code=event.error_code,
+                error_message=event.message,
+            )
+        case RunCanceled():
+            return _canceled(run, event, at)
+        case _ as never:
+            assert_never(never)
+
+
+def _canceled(run: Run, event: RunCanceled, at: int) -> Run:
+    run = _status(run, "canceled", paused_reason="user_cancel", finished_at=at)
+    if run.step_state is not None:
+        run = _with_step(run, run.step_index, "canceled")
+    if run.attempt is not None and run.attempt.in_flight:
+        run = replace(run, attempt=replace(run.attempt, canceling="user", cancel_until=event.until))
+    return run
+
+
+def _step(run: Run, event: StepApproved | StepRejected | StepCompleted | StepFailed, at: int) -> Run:
+    index = event.step_index
+    spec = run.spec.steps[index]
+    match event:
+        case StepApproved():
+            approved = replace(run.steps[index], approved_by=event.by, approved_at=at)
+            return _status(replace(run, steps=_put(run.steps, index, approved)), "running", paused_reason=None)
+        case StepRejected():
+            rejected = _with_step(run, index, "rejected")
+            if spec.continues:
+                return _status(replace(rejected, step_index=index + 1), "running", paused_reason=None)
+            return rejected
+        case StepCompleted():
+            return replace(_with_step(run, index, "success"), step_index=index + 1)
+        case StepFailed():
+            failed = _with_step(run, index, "failed")
+            return replace(failed, step_index=index + 1) if spec.continues else failed
+        case _ as never:
+            assert_never(never)
+
+
+def _intended(run: Run, event: AttemptIntended, at: int) -> Run:
+    """A new attempt; or the same one again, when it was proven unsent."""
+    again = run.attempt if run.attempt is not None and run.attempt.req_id == event.req_id else None
+    if again is not None:
+        check_move(ATTEMPT_MOVES, again.state, "intent")
+        attempt = replace(
+            again,
+            state="intent",
+            epoch=event.epoch,
+            intended_at=at,
+            ack_by=event.ack_by,
+            deadline_at=event.deadline_at,
+            retry_at=None,
+        )
+        return replace(run, attempt=attempt)
+    attempt = Attempt(
+        step_index=event.step_index,
+        index=event.attempt_index,
+        req_id=event.req_id,
+        state="intent",
+        epoch=event.epoch,
+        first_intended_at=at,
+        intended_at=at,
+        ack_by=event.ack_by,
+        deadline_at=event.deadline_at,
+    )
+    if run.in_flight:
+        raise IllegalMove("a second attempt while one is in flight")
+    past = run.past if run.attempt is None else (run.attempt, *run.past[: PAST_KEPT - 1])
+    run = _with_step(run, event.step_index, "running", attempts=event.attempt_index + 1)
+    return replace(run, attempt=attempt, past=past)
+
+
+def _moved(
+    attempt: Attempt, event: AttemptEnded | AttemptRunning | AttemptSent | AttemptUnsent | AttemptCanceling, at: int
+) -> Attempt:
+    match event:
+        case AttemptSent():
+            return replace(attempt, state=_to(attempt, "sent"))
+        case AttemptRunning():
+            return replace(attempt, state=_to(attempt, "acked"), acked_at=at)
+        case AttemptUnsent():
+            return replace(
+                attempt,
+                state=_to(attempt, "unsent"),
+                retry_at=event.retry_at,
+                tries=attempt.tries + 1,
+                unsent_reason=event.reason,
+                unsent_detail=event.detail,
+            )
+        case AttemptCanceling():
+            return replace(attempt, canceling=event.reason, cancel_until=event.until)
+        case AttemptEnded():
+            if attempt.ended_at is not None:
+                raise IllegalMove("a second verdict on one attempt")
+            return replace(
+                attempt, state=_to(attempt, event.outcome), ended_at=at, answered=event.answered, retry_at=None
+            )
+        case _ as never:
+            assert_never(never)
+
+
+def _to(attempt: Attempt, state: AttemptState) -> AttemptState:
+    return check_move(ATTEMPT_MOVES, attempt.state, state)
+
+
+def _status(run: Run, status: RunStatus, **changes: Any) -> Run:
+    return replace(run, status=check_move(RUN_MOVES, run.status, status), **changes)
+
+
+def _with_step(run: Run, index: int, status: StepStatus, **changes: Any) -> Run:
+    old = run.steps[index]
+    new = replace(old, status=check_move(STEP_MOVES, old.status, status), **changes)
+    return replace(run, steps=_put(run.steps, index, new))
+
+
+def _put(steps: tuple[StepState, ...], index: int, new: StepState) -> tuple[StepState, ...]:
+    return (*steps[:index], new, *steps[index + 1 :])
+
+
+def _known(run: Run, req_id: ReqId) -> Attempt:
+    attempt = run.find(req_id)
+    if attempt is None:
+        raise IllegalMove("an event about an attempt that this run does not know")
+    return attempt
+
+
+def _with_attempt(run: Run, req_id: ReqId, attempt: Attempt) -> Run:
+    if run.attempt is not None and run.attempt.req_id == req_id:
+        return replace(run, attempt=attempt)
+    return replace(run, past=tuple(attempt if old.req_id == req_id else old for old in run.past))

@@ -1,0 +1,180 @@
+"""What one turn leaves behind: the transition that the store commits, with every row made here, purely.
+
+``Transition`` is the unit of "persist, then speak". Rows are tuples in the order of the columns in ``store/journal``.
+Steps and attempts are written only when they changed, so a step costs the same in a run of ten and of a thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
+from daemon.machine.decide import Refusal
+from daemon.machine.events import AttemptEnded, AttemptIntended, Event, LogAppended
+from daemon.machine.evolve import evolve
+from daemon.machine.state import Attempt, Run
+from daemon.machine.wire import error, frame, iso, payload
+
+LOG_PREVIEW_CHARS = 8000
+
+
+class EventRow(NamedTuple):
+    seq: int
+    event_type: str
+    payload: bytes
+
+
+class StepRow(NamedTuple):
+    step_index: int
+    step_id: str
+    status: str
+    attempts: int
+    approved_by: str | None
+    approved_at_ms: int | None
+
+
+class AttemptRow(NamedTuple):
+    """Nones in the last four mean "as it was"; ``log_tail`` is appended to what stands."""
+
+    attempt: Attempt
+    arguments: str | None
+    error: str | None
+    exit_code: int | None
+    result: str | None
+    log_tail: str | None
+
+
+class VerdictRow(NamedTuple):
+    command_id: CommandId
+    applied: bool
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """Everything a turn wants committed, fenced by (run, epoch, owner, expected_seq)."""
+
+    run: Run
+    """The state after the turn."""
+    epoch: Epoch
+    owner: str
+    expected_seq: int
+    at: int
+    """The turn's time, epoch ms; ``created_at`` of its events."""
+    events: tuple[EventRow, ...]
+    steps: tuple[StepRow, ...]
+    attempts: tuple[AttemptRow, ...]
+    verdicts: tuple[VerdictRow, ...]
+
+    @property
+    def run_id(self) -> RunId:
+        return self.run.id
+
+    def frames(self) -> bytes:
+        """The events as SSE frames, ready to be sent to every watcher."""
+        at = iso(self.at)
+        return b"".join(frame(self.run.id, row.seq, row.event_type, at, row.payload) for row in self.events)
+
+
+def verdict(command_id: CommandId, refusal: Refusal | None) -> VerdictRow:
+    """The row that answers a command."""
+    if refusal is None:
+        return VerdictRow(command_id, True, None, None)
+    return VerdictRow(command_id, False, refusal.code, refusal.message)
+
+
+def record(
+    before: Run,
+    events: Sequence[Event],
+    *,
+    at: int,
+    epoch: Epoch,
+    owner: str,
+    verdicts: Sequence[VerdictRow] = (),
+) -> Transition:
+    """Replay ``events`` from ``before`` and write down what each of them leaves."""
+    run = before
+    rows: list[EventRow] = []
+    touched: dict[ReqId, _Touched] = {}
+    for event in events:
+        run = evolve(run, event, at)
+        rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
+        req_id: ReqId | None = getattr(event, "req_id", None)
+        if req_id is not None:
+            touched.setdefault(req_id, _Touched()).note(event, run.find(req_id))
+    if run.attempt is not None and before.attempt is not run.attempt:
+        touched.setdefault(run.attempt.req_id, _Touched()).attempt = run.attempt
+    return Transition(
+        run=run,
+        epoch=epoch,
+        owner=owner,
+        expected_seq=before.last_seq,
+        at=at,
+        events=tuple(rows),
+        steps=_changed_steps(before, run),
+        attempts=tuple(_attempt_row(run, notes) for notes in touched.values()),
+        verdicts=tuple(verdicts),
+    )
+
+
+class _Touched:
+    """What the events of a turn said about one attempt."""
+
+    __slots__ = ("attempt", "ended", "intended", "logs")
+
+    def __init__(self) -> None:
+        self.attempt: Attempt | None = None
+        self.ended: AttemptEnded | None = None
+        self.intended = False
+        self.logs: list[str] = []
+
+    def note(self, event: Event, attempt: Attempt | None) -> None:
+        self.attempt = attempt
+        match event:
+            case AttemptEnded():
+                self.ended = event
+            case AttemptIntended():
+                self.intended = True
+            case LogAppended():
+                self.logs.append(event.data)
+            case _:
+                pass
+
+
+def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
+    if before.steps is after.steps:
+        return ()
+    low, high = before.step_index, min(after.step_index + 1, len(after.steps))
+    return tuple(
+        StepRow(
+            index,
+            after.spec.steps[index].id,
+            after.steps[index].status,
+            after.steps[index].attempts,
+            after.steps[index].approved_by,
+            after.steps[index].approved_at,
+        )
+        for index in range(low, high)
+        if before.steps[index] is not after.steps[index]
+    )
+
+
+def _attempt_row(run: Run, notes: _Touched) -> AttemptRow:
+    attempt = notes.attempt
+    assert attempt is not None  # noqa: S101 - evolve has refused events about attempts it does not know
+    arguments = run.spec.steps[attempt.step_index].tool_config.arguments if notes.intended else None
+    ended = notes.ended
+    fault = error(ended.error_code, ended.error_message) if ended else None
+    return AttemptRow(
+        attempt=attempt,
+        arguments=orjson.dumps(arguments).decode() if arguments is not None else None,
+        error=orjson.dumps(fault).decode() if fault else None,
+        exit_code=ended.exit_code if ended else None,
+        result=orjson.dumps(ended.result).decode() if ended is not None and ended.result is not None else None,
+        log_tail="".join(notes.logs)[-LOG_PREVIEW_CHARS:] or None,
+    )

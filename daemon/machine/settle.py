@@ -1,0 +1,190 @@
+"""``settle``: what therefore follows, run once per turn after all letters and commands, to a fixed point.
+
+Each rule looks at the run and says which events follow, or none. The first rule that speaks is applied, and all are
+asked again. Order matters only where said. No rule looks at how the run came to its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from daemon.machine.events import (
+    AttemptCanceling,
+    AttemptEnded,
+    AttemptIntended,
+    AttemptUnsent,
+    Event,
+    RunCompleted,
+    RunFailed,
+    StepCompleted,
+    StepFailed,
+    StepPaused,
+)
+from daemon.machine.evolve import evolve
+from daemon.machine.needs import Facts
+from daemon.machine.state import Attempt, IllegalMove, Limits, Run, make_req_id
+
+Rule = Callable[[Run, int, Facts], Sequence[Event]]
+
+GATEWAY_UNAVAILABLE = "gateway_unavailable"
+_NOBODY_LISTENS = "The event stream of the Gateway is not open, so no call is sent: its result could be lost."
+
+
+def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Event]]:
+    """The run at its fixed point at ``now`` (epoch ms), and the events that led there."""
+    events: list[Event] = []
+    if run.started_at is None:
+        return run, events
+    for _ in range(8 * len(run.steps) + 16):
+        following = next((found for rule in RULES if (found := rule(run, now, facts))), ())
+        if not following:
+            return run, events
+        for event in following:
+            run = evolve(run, event, now)
+        events += following
+    raise IllegalMove("settle found no fixed point")
+
+
+def retry_time(attempt: Attempt, now: int, limits: Limits) -> int | None:
+    """When a call that was surely not sent may be tried again; None when patience ends (exponential back-off)."""
+    wait = min(limits.backoff_ms << min(attempt.tries, 16), limits.backoff_max_ms)
+    at = now + wait
+    return at if at <= attempt.first_intended_at + limits.patience_ms else None
+
+
+def _grace_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    attempt = run.attempt
+    if attempt is None or not attempt.in_flight or attempt.cancel_until is None or now < attempt.cancel_until:
+        return ()
+    message = {
+        "timeout": "The deadline passed and the agent did not confirm that it stopped.",
+        "ack_timeout": "The agent never acknowledged the call; it may still run it.",
+        "user": "The run was canceled and the agent did not say what became of the call.",
+        None: "",
+    }[attempt.canceling]
+    return (
+        AttemptEnded(
+            req_id=attempt.req_id,
+            outcome="unknown",
+            answered=False,
+            error_code="outcome_unknown",
+            error_message=message,
+        ),
+    )
+
+
+def _time_is_up(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    attempt = run.attempt
+    if attempt is None or not attempt.in_flight or attempt.canceling is not None:
+        return ()
+    until = now + facts.limits.cancel_grace_ms
+    if now >= attempt.deadline_at:
+        return (AttemptCanceling(req_id=attempt.req_id, reason="timeout", until=until),)
+    if attempt.state != "acked" and now >= attempt.ack_by:
+        return (AttemptCanceling(req_id=attempt.req_id, reason="ack_timeout", until=until),)
+    return ()
+
+
+def _unsent_for_good(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    attempt = run.attempt
+    if attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
+        return ()
+    if attempt.retry_at is not None and not run.terminal and attempt.canceling is None:
+        return ()
+    return (
+        AttemptEnded(
+            req_id=attempt.req_id,
+            outcome="unsent",
+            answered=False,
+            error_code=attempt.unsent_reason,
+            error_message=attempt.unsent_detail,
+        ),
+    )
+
+
+def _step_has_its_verdict(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    attempt, state = run.attempt, run.step_state
+    if run.status != "running" or state is None or state.status != "running":
+        return ()
+    if attempt is None or attempt.step_index != run.step_index or attempt.ended_at is None:
+        return ()
+    if attempt.state == "done":
+        return (StepCompleted(step_index=run.step_index),)
+    return (StepFailed(step_index=run.step_index, attempt_index=attempt.index),)
+
+
+def _rejection_ends_the_run(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    if run.status != "paused" or run.step_state is None or run.step_state.status != "rejected":
+        return ()
+    step = run.spec.steps[run.step_index]
+    return (RunFailed(error_code="approval_rejected", message=f"Step {step.name!r} was rejected."),)
+
+
+def _failure_pauses(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    if run.status != "running" or run.step_state is None or run.step_state.status != "failed":
+        return ()
+    unknown = run.attempt is not None and run.attempt.state == "unknown"
+    return (StepPaused(step_index=run.step_index, paused_reason="outcome_unknown" if unknown else "step_failed"),)
+
+
+def _all_is_done(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    return (RunCompleted(),) if run.status == "running" and run.step is None else ()
+
+
+def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    attempt = run.attempt
+    if run.status != "running" or attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
+        return ()
+    if attempt.retry_at is None or now < attempt.retry_at:
+        return ()
+    if not facts.gateway_ready:
+        return (_nobody_listens(attempt, now, facts.limits),)
+    return (_intend(run, attempt.index, now, facts),)
+
+
+def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    state = run.step_state
+    if run.status != "running" or state is None or run.step is None or state.status != "pending":
+        return ()
+    if run.step.manual and state.approved_at is None:
+        return (StepPaused(step_index=run.step_index, paused_reason="awaiting_approval"),)
+    intent = _intend(run, state.attempts, now, facts)
+    if facts.gateway_ready:
+        return (intent,)
+    attempt = evolve(run, intent, now).attempt
+    assert attempt is not None  # noqa: S101 - an intent always leaves one
+    return (intent, _nobody_listens(attempt, now, facts.limits))
+
+
+def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptIntended:
+    timeout_ms = run.spec.steps[run.step_index].tool_config.timeout_ms
+    return AttemptIntended(
+        step_index=run.step_index,
+        attempt_index=attempt_index,
+        req_id=make_req_id(run.id, run.nonce, run.step_index, attempt_index),
+        epoch=facts.epoch,
+        ack_by=now + facts.limits.ack_timeout_ms,
+        deadline_at=now + timeout_ms,
+    )
+
+
+def _nobody_listens(attempt: Attempt, now: int, limits: Limits) -> AttemptUnsent:
+    return AttemptUnsent(
+        req_id=attempt.req_id,
+        reason=GATEWAY_UNAVAILABLE,
+        detail=_NOBODY_LISTENS,
+        retry_at=retry_time(attempt, now, limits),
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    _grace_is_over,
+    _time_is_up,
+    _unsent_for_good,
+    _step_has_its_verdict,
+    _rejection_ends_the_run,
+    _failure_pauses,
+    _all_is_done,
+    _unsent_again,
+    _next_step,
+)

@@ -1,0 +1,92 @@
+"""What a workflow is: the shape of a spec, validated once where it enters, immutable afterwards.
+
+Used by the API (validation, OpenAPI) and by the machine (reading). Unknown fields are refused: a misspelt
+``approval_policy`` must never mean "auto".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemon.errors import Invalid
+
+MAX_STEPS = 1000
+MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Shape(BaseModel):
+    """Base of every part of a spec: strict types, no unknown fields, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ToolConfig(Shape):
+    """Which tool, on which agent, with what."""
+
+    agent_id: Name
+    tool_name: Name
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    timeout_ms: int = Field(60_000, ge=1, le=MAX_TIMEOUT_MS, description="The tool's deadline, in milliseconds.")
+    stream: bool = True
+
+
+class StepSpec(Shape):
+    """One step: one tool call, perhaps behind a person's approval."""
+
+    id: Name
+    name: Name
+    type: Literal["tool_call"] = "tool_call"
+    tool_config: ToolConfig
+    approval_policy: Literal["auto", "manual"] = "auto"
+    on_error: Literal["stop", "continue"] = "stop"
+
+    @property
+    def manual(self) -> bool:
+        return self.approval_policy == "manual"
+
+    @property
+    def continues(self) -> bool:
+        """Whether the run goes on when this step fails."""
+        return self.on_error == "continue"
+
+
+class WorkflowSpec(Shape):
+    """A list of strictly serial steps."""
+
+    title: Name
+    description: Annotated[str, Field(max_length=10_000)] | None = None
+    variables: dict[str, Any] = Field(default_factory=dict)
+    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS, strict=False)]
+
+
+def parse_spec(data: object, *, at: str = "/spec") -> WorkflowSpec:
+    """Validate decoded JSON. Raises Invalid with a JSON pointer (below ``at``) for each fault."""
+    try:
+        spec = WorkflowSpec.model_validate(data)
+    except ValidationError as fault:
+        raise Invalid(faults=faults_of(fault, at=at), code="invalid_spec") from None
+    seen: dict[str, int] = {}
+    faults: list[tuple[str, str]] = []
+    for index, step in enumerate(spec.steps):
+        first = seen.setdefault(step.id, index)
+        if first != index:
+            faults.append((f"{at}/steps/{index}/id", f"step id {step.id!r} is already used by step {first}"))
+    if faults:
+        raise Invalid(faults=tuple(faults), code="invalid_spec")
+    return spec
+
+
+def faults_of(error: ValidationError, *, at: str = "") -> tuple[tuple[str, str], ...]:
+    """A pydantic error as (JSON pointer, message) pairs, at most twenty."""
+    return tuple(
+        (at + "".join(f"/{_escape(part)}" for part in fault["loc"]), fault["msg"])
+        for fault in error.errors(include_url=False, include_context=False)[:20]
+    )
+
+
+def _escape(part: int | str) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")

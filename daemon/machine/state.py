@@ -1,0 +1,209 @@
+"""What a run is at one moment, and the literal tables of what it may become.
+
+Plain values; ``evolve`` alone makes new ones. A run keeps status and references per step, never results: those stand
+in the rows of the attempts. The diagrams in ``docs/`` are drawn from the tables below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+from uuid import UUID
+
+from daemon.machine.commands import Epoch, Mark, ReqId, RunId
+from daemon.machine.events import PausedReason
+from daemon.machine.spec import StepSpec, WorkflowSpec
+
+RunStatus = Literal["running", "paused", "completed", "failed", "canceled"]
+StepStatus = Literal["pending", "running", "success", "failed", "skipped", "rejected", "canceled"]
+AttemptState = Literal["intent", "sent", "acked", "unsent", "done", "failed", "timeout", "canceled", "unknown"]
+
+RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
+    "running": frozenset({"paused", "completed", "failed", "canceled"}),
+    "paused": frozenset({"running", "failed", "canceled"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "canceled": frozenset(),
+}
+
+STEP_MOVES: Mapping[StepStatus, frozenset[StepStatus]] = {
+    "pending": frozenset({"running", "rejected", "skipped", "canceled"}),
+    "running": frozenset({"success", "failed", "canceled"}),
+    "failed": frozenset({"pending", "skipped", "canceled"}),
+    "success": frozenset(),
+    "skipped": frozenset(),
+    "rejected": frozenset(),
+    "canceled": frozenset(),
+}
+
+ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
+    "intent": frozenset({"sent", "acked", "unsent", "done", "failed", "timeout", "canceled", "unknown"}),
+    "sent": frozenset({"acked", "done", "failed", "timeout", "canceled", "unknown"}),
+    "acked": frozenset({"done", "failed", "timeout", "canceled", "unknown"}),
+    "unsent": frozenset({"intent", "unsent"}),
+    "done": frozenset(),
+    "failed": frozenset(),
+    "timeout": frozenset(),
+    "canceled": frozenset(),
+    "unknown": frozenset(),
+}
+
+IN_FLIGHT: frozenset[AttemptState] = frozenset({"intent", "sent", "acked"})
+TERMINAL: frozenset[RunStatus] = frozenset(status for status, moves in RUN_MOVES.items() if not moves)
+
+MAX_ATTEMPTS = 100
+"""Attempts of one step; one more is refused."""
+PAST_KEPT = 16
+"""Ended attempts a run remembers, so that what comes late finds its step; older ones are counted and dropped."""
+LOG_LIMIT_BYTES = 1_048_576
+"""Log bytes kept of one attempt; the rest is counted as dropped."""
+
+
+class IllegalMove(Exception):
+    """The engine tried a move that no table allows: a defect of ours, never the user's."""
+
+
+_S = TypeVar("_S", bound=str)
+
+
+def check_move(table: Mapping[_S, frozenset[_S]], old: _S, new: _S) -> _S:
+    """``new`` if the table allows the move from ``old``; else IllegalMove."""
+    if new not in table[old]:
+        raise IllegalMove(f"{old} → {new}")
+    return new
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The engine's patience, in milliseconds. Facts for the machine: events record the times computed from them."""
+
+    ack_timeout_ms: int = 10_000
+    cancel_grace_ms: int = 5_000
+    patience_ms: int = 15_000
+    backoff_ms: int = 500
+    backoff_max_ms: int = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One call of a step's tool. Times are epoch ms; ``ended_at`` set means there is a verdict."""
+
+    step_index: int
+    index: int
+    req_id: ReqId
+    state: AttemptState
+    epoch: Epoch
+    first_intended_at: int
+    intended_at: int
+    ack_by: int
+    deadline_at: int
+    acked_at: int | None = None
+    canceling: Literal["timeout", "ack_timeout", "user"] | None = None
+    cancel_until: int | None = None
+    retry_at: int | None = None
+    tries: int = 0
+    unsent_reason: str | None = None
+    unsent_detail: str | None = None
+    ended_at: int | None = None
+    answered: bool = False
+    log_bytes: int = 0
+    mark: Mark | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the tool may be running or about to run."""
+        return self.ended_at is None and self.state in IN_FLIGHT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """One step: its status, how often it was attempted, who approved it and when (epoch ms)."""
+
+    status: StepStatus = "pending"
+    attempts: int = 0
+    approved_by: str | None = None
+    approved_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as the machine sees it. ``attempt`` is the newest one; ``past`` holds earlier ones, newest first."""
+
+    id: RunId
+    workflow_id: UUID
+    user_id: str
+    nonce: bytes
+    spec: WorkflowSpec
+    steps: tuple[StepState, ...]
+    status: RunStatus = "running"
+    paused_reason: PausedReason | None = None
+    paused_seq: int = 0
+    step_index: int = 0
+    last_seq: int = 0
+    last_at: int = 0
+    started_at: int | None = None
+    finished_at: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    attempt: Attempt | None = None
+    past: tuple[Attempt, ...] = ()
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def step(self) -> StepSpec | None:
+        """The spec of the current step; None when all are behind."""
+        return self.spec.steps[self.step_index] if self.step_index < len(self.spec.steps) else None
+
+    @property
+    def step_state(self) -> StepState | None:
+        return self.steps[self.step_index] if self.step_index < len(self.steps) else None
+
+    @property
+    def in_flight(self) -> bool:
+        return self.attempt is not None and self.attempt.in_flight
+
+    def find(self, req_id: ReqId) -> Attempt | None:
+        """The attempt that a letter speaks about, if this run remembers it."""
+        if self.attempt is not None and self.attempt.req_id == req_id:
+            return self.attempt
+        return next((attempt for attempt in self.past if attempt.req_id == req_id), None)
+
+
+def new_run(
+    *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, spec: WorkflowSpec, last_at: int = 0
+) -> Run:
+    """A run to which nothing has happened yet."""
+    steps = (StepState(),) * len(spec.steps)
+    return Run(
+        id=run_id, workflow_id=workflow_id, user_id=user_id, nonce=nonce, spec=spec, steps=steps, last_at=last_at
+    )
+
+
+def make_req_id(run_id: RunId, nonce: bytes, step_index: int, attempt_index: int) -> ReqId:
+    """Routable without a look-up and unguessable: 22 characters of run id, 22 of HMAC-SHA256(nonce, step, attempt).
+
+    The alphabet is ``[A-Za-z0-9_-]`` (RFC 4648 §5), which the Gateway's paths carry unharmed.
+    """
+    proof = hmac.new(nonce, b"%d:%d" % (step_index, attempt_index), hashlib.sha256).digest()[:16]
+    return ReqId(_b64(run_id.bytes) + _b64(proof))
+
+
+def run_of(req_id: str) -> RunId | None:
+    """The run a req_id was made for; None when it is not one of ours. Proves nothing: see ``make_req_id``."""
+    if len(req_id) != 44:
+        return None
+    try:
+        return RunId(UUID(bytes=urlsafe_b64decode(req_id[:22] + "==")))
+    except ValueError:
+        return None
+
+
+def _b64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()

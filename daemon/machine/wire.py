@@ -1,0 +1,268 @@
+"""Shapes at the machine's edge: payloads and SSE frames as v0's frontend knows them, letters as Gateways send them.
+
+Pure translation; decides nothing. Payload fields are only ever added, never renamed (``tests/golden/v0``).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, assert_never
+from uuid import UUID
+
+import orjson
+
+from daemon.machine.commands import Acked, CancelAcked, Chunk, Letter, Mark, ReqId, Result
+from daemon.machine.events import (
+    AttemptCanceling,
+    AttemptEnded,
+    AttemptIntended,
+    AttemptRunning,
+    AttemptSent,
+    AttemptUnsent,
+    Event,
+    EvidenceFound,
+    LogAppended,
+    Outcome,
+    RunCanceled,
+    RunCompleted,
+    RunCreated,
+    RunFailed,
+    RunParked,
+    RunResumed,
+    StepApproved,
+    StepCompleted,
+    StepFailed,
+    StepPaused,
+    StepRejected,
+)
+from daemon.machine.state import Attempt, Run
+
+PREVIEW_CHARS = 800
+
+V0_RESULT_STATE: dict[Outcome, str] = {
+    "done": "done",
+    "failed": "failed",
+    "timeout": "timeout",
+    "canceled": "canceled",
+    "unknown": "timeout",
+    "unsent": "failed",
+}
+CANCEL_EVIDENCE: dict[Outcome, str] = {
+    "canceled": "stopped",
+    "done": "too_late",
+    "failed": "too_late",
+    "timeout": "stopped",
+    "unknown": "unknown",
+    "unsent": "stopped",
+}
+
+
+def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
+    """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
+    body: dict[str, Any] = {"type": event.type, "run_id": str(run.id)}
+    match event:
+        case RunCreated():
+            body |= {"workflow_id": str(run.workflow_id), "title": event.title, "steps": event.steps, "by": event.by}
+        case RunResumed():
+            body |= {"paused_reason": event.paused_reason, "current_step_index": run.step_index, "by": event.by}
+        case RunCompleted():
+            pass
+        case RunFailed():
+            body |= {"error_code": event.error_code, "message": event.message}
+        case RunCanceled():
+            body |= {"reason": event.reason, "by": event.by, "until": event.until}
+        case StepApproved() | StepRejected() | StepCompleted() | StepFailed() | StepPaused() | RunParked():
+            body |= _step_payload(event, run)
+        case _:
+            body |= _attempt_payload(event, run, at)
+    return body
+
+
+def _step_payload(
+    event: StepApproved | StepRejected | StepCompleted | StepFailed | StepPaused | RunParked, run: Run
+) -> dict[str, Any]:
+    steps = run.spec.steps
+    body: dict[str, Any] = {"current_step_index": event.step_index}
+    if event.step_index < len(steps):
+        body["step_id"] = steps[event.step_index].id
+    match event:
+        case StepPaused():
+            body |= {"paused_reason": event.paused_reason}
+        case RunParked():
+            body |= {"paused_reason": event.paused_reason, "message": event.message}
+        case StepApproved():
+            body |= {"by": event.by}
+        case StepRejected():
+            body |= {"by": event.by, "reason": event.reason}
+        case StepFailed():
+            body |= {"status": "failed", "attempt_index": event.attempt_index}
+        case StepCompleted():
+            pass
+        case _ as never:
+            assert_never(never)
+    return body
+
+
+def _attempt_payload(
+    event: AttemptIntended
+    | AttemptSent
+    | AttemptUnsent
+    | AttemptRunning
+    | LogAppended
+    | AttemptCanceling
+    | AttemptEnded
+    | EvidenceFound,
+    run: Run,
+    at: int,
+) -> dict[str, Any]:
+    attempt = run.find(event.req_id)
+    assert attempt is not None  # noqa: S101 - evolve has refused events about attempts it does not know
+    step = run.spec.steps[attempt.step_index]
+    body: dict[str, Any] = {
+        "step_id": step.id,
+        "req_id": event.req_id,
+        "agent_id": step.tool_config.agent_id,
+        "tool_name": step.tool_config.tool_name,
+        "attempt_index": attempt.index,
+    }
+    match event:
+        case AttemptIntended():
+            body |= {"status": "running", "current_step_index": event.step_index, "epoch": event.epoch}
+            body |= {"ack_by": event.ack_by, "deadline_at": event.deadline_at}
+        case AttemptSent():
+            pass
+        case AttemptRunning():
+            body |= {"state": "running"}
+        case AttemptUnsent():
+            body |= {"reason": event.reason, "message": event.detail, "retry_at": event.retry_at}
+        case AttemptCanceling():
+            body |= {"reason": event.reason, "until": event.until}
+        case LogAppended():
+            body |= {"channel": event.channel, "data": event.data}
+            body |= {"dropped_bytes": event.dropped_bytes, "dropped_lines": event.dropped_lines}
+            body |= {"mark": [event.mark.term, event.mark.number]} if event.mark else {}
+        case AttemptEnded():
+            body |= _result_payload(event, attempt, at)
+        case EvidenceFound():
+            body |= {"ok": event.ok, "canceled": event.canceled, "error": error(event.error_code, event.error_message)}
+            body |= {"result_preview": preview(event.result)}
+        case _ as never:
+            assert_never(never)
+    return body
+
+
+def _result_payload(event: AttemptEnded, attempt: Attempt, at: int) -> dict[str, Any]:
+    body = {
+        "state": V0_RESULT_STATE[event.outcome],
+        "outcome": event.outcome,
+        "answered": event.answered,
+        "duration_ms": max(0, at - attempt.intended_at),
+        "ok": event.outcome == "done",
+        "canceled": event.outcome == "canceled",
+        "exit_code": event.exit_code,
+        "error": error(event.error_code, event.error_message),
+        "result_preview": preview(event.result),
+    }
+    if attempt.canceling == "user":
+        body["cancel"] = CANCEL_EVIDENCE[event.outcome]
+    return body
+
+
+def error(code: str | None, message: str | None) -> dict[str, str | None] | None:
+    """An error as it stands in payloads and attempts: ``{code, message}``, or None."""
+    return None if code is None and message is None else {"code": code, "message": message}
+
+
+def preview(result: Any) -> str | None:
+    """The first 800 characters of a result's JSON text."""
+    return None if result is None else orjson.dumps(result).decode()[:PREVIEW_CHARS]
+
+
+def iso(at: int) -> str:
+    """Epoch milliseconds as ISO 8601 UTC with milliseconds."""
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def frame(run_id: UUID, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
+    """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged."""
+    data = orjson.dumps(
+        {
+            "type": "run.event",
+            "run_id": str(run_id),
+            "seq": seq,
+            "event_type": event_type,
+            "created_at": created_at,
+            "payload": orjson.Fragment(body),
+        }
+    )
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, event_type.encode(), data)
+
+
+def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
+    """A Gateway envelope (§3 of its contract) as a letter; None when it says nothing to a run.
+
+    NUL characters, which Postgres cannot keep, are replaced by U+FFFD.
+    """
+    try:
+        envelope = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("req_id"), str):
+        return None
+    body = envelope.get("payload")
+    body = body if isinstance(body, dict) else {}
+    if b"\\u0000" in raw:
+        body = without_nul(body)
+    return _letter(str(envelope.get("type")), ReqId(envelope["req_id"]), body, mark)
+
+
+def _letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None) -> Letter | None:
+    match kind:
+        case "INVOKE_ACK":
+            return Acked(req_id=req_id, accepted=body.get("accepted") is True, reason=_text(body.get("reason")))
+        case "CHUNK":
+            return Chunk(
+                req_id=req_id,
+                channel=_text(body.get("channel")) or "stdout",
+                data=_text(body.get("data")) or "",
+                dropped_bytes=_count(body.get("dropped_bytes")),
+                dropped_lines=_count(body.get("dropped_lines")),
+                mark=mark,
+            )
+        case "RESULT":
+            fault = body.get("error")
+            fault = fault if isinstance(fault, dict) else {}
+            return Result(
+                req_id=req_id,
+                ok=body.get("ok") is True,
+                canceled=body.get("canceled") is True,
+                error_code=_text(fault.get("code")),
+                error_message=_text(fault.get("message")),
+                exit_code=body["exit_code"] if type(body.get("exit_code")) is int else None,
+                result=body.get("result_json"),
+            )
+        case "CANCEL_ACK":
+            return CancelAcked(req_id=req_id, will_cancel=body.get("will_cancel") is True)
+        case _:
+            return None
+
+
+def without_nul(value: Any) -> Any:
+    """A JSON value with every NUL character, keys included, replaced by U+FFFD."""
+    match value:
+        case str():
+            return value.replace("\x00", "\ufffd")
+        case list():
+            return [without_nul(item) for item in value]
+        case dict():
+            return {without_nul(key): without_nul(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value < 2**53 else 0
