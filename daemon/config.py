@@ -1,7 +1,7 @@
 """Settings: read once at the edge from the environment into frozen groups.
 
 The only reader of the environment. Each field carries its unit in its name and its reason in its description;
-``catalogue()`` lists them for ``docs/settings.md`` and the test that keeps that page true. ``machine`` never imports this.
+``catalogue()`` lists them for ``docs/settings.md`` and the test that keeps that page true. Not for ``machine``.
 """
 
 from __future__ import annotations
@@ -112,6 +112,12 @@ class Runtime(Group):
     )
     residents: int = Field(
         12_000, ge=1, description="Most runs a node keeps in memory; it claims only what it has room for."
+    )
+    step_patience_s: float = Field(
+        15.0, ge=0, description="A call that was surely not sent is repeated this long before its step fails."
+    )
+    ack_timeout_s: float = Field(
+        10.0, gt=0, description="An agent that does not acknowledge a call for this long is taken for frozen."
     )
     drain_s: float = Field(10.0, ge=0, description="At SIGTERM, how long open calls to the Gateway may take to finish.")
 

@@ -17,6 +17,9 @@ ReqId = NewType("ReqId", str)
 Millis = NewType("Millis", int)
 """Epoch milliseconds of Postgres time."""
 
+Urgency = Literal["s", "h", "c"]
+"""How a run is rung: s, it may wait for company (ACK, CHUNK); h, now (RESULT); c, look at the command rows too."""
+
 CommandKind = Literal["start", "approve", "reject", "resume", "cancel"]
 
 
@@ -44,6 +47,10 @@ class Mark:
     number: int
 
 
+Entry: TypeAlias = tuple[bytes, bytes, Mark]
+"""A letter as an inbox keeps it: what to delete it by, the raw envelope, its mark."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
     """The Gateway answered 202: it wrote the call to the agent's socket. No proof that the agent saw it."""
@@ -53,9 +60,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotSent:
-    """Proof that no agent saw the call. ``reason`` is a stable code, ``detail`` a sentence for people."""
+    """Proof that no agent saw the call. ``reason`` is a stable code, ``detail`` a sentence for people.
+
+    ``tries`` is that of the ``Invoke`` it answers: the same attempt is sent again after a proof, and an old proof seen
+    twice must not deny the newer call.
+    """
 
     req_id: ReqId
+    tries: int
     reason: str
     detail: str
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.machine.commands import Command, CommandKind
-from daemon.machine.events import Event, RunCanceled, RunCreated, RunResumed, StepApproved, StepRejected
+from daemon.machine.events import Event, RunCanceled, RunCreated, RunFailed, RunResumed, StepApproved, StepRejected
 from daemon.machine.state import MAX_ATTEMPTS, Limits, Run
 
 
@@ -36,7 +36,7 @@ def decide(run: Run, command: Command, now: int, limits: Limits) -> Decision:
 
 
 def _start(run: Run, command: Command, now: int, limits: Limits) -> Decision:
-    if run.started_at is not None:
+    if run.started_at is not None or run.terminal:
         return Decision()
     return Decision((RunCreated(title=run.spec.title, steps=len(run.steps), by=command.issued_by),))
 
@@ -59,7 +59,12 @@ def _reject(run: Run, command: Command, now: int, limits: Limits) -> Decision:
     refusal = _not_at_that_pause(run, command) or _not_that_approval(run, command)
     if refusal is not None:
         return Decision(refusal=refusal)
-    return Decision((StepRejected(step_index=run.step_index, by=command.issued_by, reason=command.reason),))
+    rejected = StepRejected(step_index=run.step_index, by=command.issued_by, reason=command.reason)
+    step = run.spec.steps[run.step_index]
+    if step.continues:
+        return Decision((rejected,))
+    # The run ends with the rejection, not at the turn's end: the next command of the same turn must see it over.
+    return Decision((rejected, RunFailed(error_code="approval_rejected", message=f"Step {step.name!r} was rejected.")))
 
 
 def _resume(run: Run, command: Command, now: int, limits: Limits) -> Decision:
@@ -71,7 +76,8 @@ def _resume(run: Run, command: Command, now: int, limits: Limits) -> Decision:
     if run.paused_reason == "outcome_unknown" and command.confirm != "run_again":
         message = 'The tool may have run already. Look at its effects, then resume with {"confirm": "run_again"}.'
         return Decision(refusal=Refusal("confirm_required", message))
-    if run.step_state is not None and run.step_state.attempts >= MAX_ATTEMPTS:
+    state = run.step_state
+    if state is not None and state.status == "failed" and state.attempts >= MAX_ATTEMPTS:
         message = f"The step was attempted {MAX_ATTEMPTS} times. Cancel this run and start another."
         return Decision(refusal=Refusal("attempts_exhausted", message))
     assert run.paused_reason is not None  # noqa: S101 - a paused run has its reason

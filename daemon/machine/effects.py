@@ -16,9 +16,11 @@ from daemon.machine.state import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoke:
-    """Call the tool. Sent at most once, ever."""
+    """Call the tool. Sent at most once for each ``(req_id, tries)``, ever."""
 
     req_id: ReqId
+    tries: int
+    """How often this attempt was proven unsent before; a ``NotSent`` repeats it."""
     agent_id: str
     tool_name: str
     arguments: Mapping[str, Any]
@@ -62,6 +64,7 @@ def effects(run: Run, epoch: Epoch) -> tuple[Effect, ...]:
     if attempt.state == "intent":
         invoke = Invoke(
             req_id=attempt.req_id,
+            tries=attempt.tries,
             agent_id=config.agent_id,
             tool_name=config.tool_name,
             arguments=config.arguments,

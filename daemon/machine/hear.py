@@ -34,6 +34,9 @@ LOG_EVENT_BYTES = 2048
 """Most bytes of one ``tool.log``."""
 MESSAGE_CHARS = 500
 
+NOT_PERMITTED = "not_permitted"
+"""Our own hook said no: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
+
 
 def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple[Run, list[Event], int]:
     """The run after the letters, the events, and how many letters named an attempt this run does not know."""
@@ -100,7 +103,7 @@ def _log_events(req_id: ReqId, channel: str, chunks: Sequence[Chunk], room: dict
     dropped_lines = sum(chunk.dropped_lines for chunk in chunks) + overflow.count("\n")
     mark = chunks[-1].mark
     while True:
-        piece = cut_utf8(kept, LOG_EVENT_BYTES)
+        piece = cut_utf8(kept[:LOG_EVENT_BYTES], LOG_EVENT_BYTES)
         kept = kept[len(piece) :]
         yield LogAppended(
             req_id=req_id,
@@ -122,23 +125,19 @@ def cut_utf8(text: str, size: int) -> str:
 
 
 def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
-    """At most one verdict, or one piece of evidence, for each attempt."""
-    spoken: set[ReqId] = set()
+    """For each attempt at most one verdict, and after it at most one piece of evidence, be it in the same turn."""
     for letter in letters:
         attempt = run.find(letter.req_id)
-        if attempt is None or letter.req_id in spoken:
-            continue
-        event = _verdict(attempt, letter, now, limits)
+        event = _verdict(attempt, letter, now, limits) if attempt is not None else None
         if event is not None:
-            spoken.add(letter.req_id)
+            run = evolve(run, event, now)
             yield event
 
 
 def _verdict(attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Event | None:
     match letter:
-        case NotSent() if attempt.state == "intent" and attempt.ended_at is None:
-            again = letter.reason == GATEWAY_UNAVAILABLE and attempt.canceling is None
-            retry_at = retry_time(attempt, now, limits) if again else None
+        case NotSent() if attempt.state == "intent" and attempt.tries == letter.tries:
+            retry_at = _again_at(attempt, letter.reason, now, limits)
             return AttemptUnsent(req_id=attempt.req_id, reason=letter.reason, detail=letter.detail, retry_at=retry_at)
         case Acked(accepted=False) if attempt.in_flight:
             return AttemptEnded(
@@ -163,6 +162,15 @@ def _verdict(attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Even
             )
         case _:
             return None
+
+
+def _again_at(attempt: Attempt, reason: str, now: int, limits: Limits) -> int | None:
+    """When a call that was surely not sent may be intended again; None: this is the step's verdict."""
+    if attempt.canceling is not None:
+        return None
+    if reason == NOT_PERMITTED:
+        return now + limits.backoff_ms
+    return retry_time(attempt, now, limits) if reason == GATEWAY_UNAVAILABLE else None
 
 
 def _stopped(attempt: Attempt) -> AttemptEnded:

@@ -55,6 +55,38 @@ class VerdictRow(NamedTuple):
     message: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One commit of a run: events ``first_seq … last_seq`` as SSE frames (none if first > last), commands decided."""
+
+    first_seq: int
+    last_seq: int
+    terminal: bool
+    decided: tuple[str, ...]
+    frames: bytes
+
+    def pack(self) -> bytes:
+        """A head line of JSON, then the frames as they go to clients."""
+        return orjson.dumps([self.first_seq, self.last_seq, self.terminal, self.decided]) + b"\n" + self.frames
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Told:
+        head, _, frames = message.partition(b"\n")
+        first, last, terminal, decided = orjson.loads(head)
+        return cls(first, last, terminal, tuple(decided), frames)
+
+
+class Outcomes:
+    """What became of a batch: ``committed`` (run → Postgres time, epoch ms), ``fenced``, ``poisoned`` (and why)."""
+
+    __slots__ = ("committed", "fenced", "poisoned")
+
+    def __init__(self) -> None:
+        self.committed: dict[RunId, int] = {}
+        self.fenced: set[RunId] = set()
+        self.poisoned: dict[RunId, str] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
     """Everything a turn wants committed, fenced by (run, epoch, owner, expected_seq)."""
@@ -75,10 +107,12 @@ class Transition:
     def run_id(self) -> RunId:
         return self.run.id
 
-    def frames(self) -> bytes:
-        """The events as SSE frames, ready to be sent to every watcher."""
+    def told(self) -> Told:
+        """What watchers and waiting handlers hear once this is committed."""
         at = iso(self.at)
-        return b"".join(frame(self.run.id, row.seq, row.event_type, at, row.payload) for row in self.events)
+        frames = b"".join(frame(self.run.id, row.seq, row.event_type, at, row.payload) for row in self.events)
+        decided = tuple(str(row.command_id) for row in self.verdicts)
+        return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
 
 
 def verdict(command_id: CommandId, refusal: Refusal | None) -> VerdictRow:

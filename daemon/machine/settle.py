@@ -15,7 +15,6 @@ from daemon.machine.events import (
     AttemptUnsent,
     Event,
     RunCompleted,
-    RunFailed,
     StepCompleted,
     StepFailed,
     StepPaused,
@@ -113,13 +112,6 @@ def _step_has_its_verdict(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     return (StepFailed(step_index=run.step_index, attempt_index=attempt.index),)
 
 
-def _rejection_ends_the_run(run: Run, now: int, facts: Facts) -> Sequence[Event]:
-    if run.status != "paused" or run.step_state is None or run.step_state.status != "rejected":
-        return ()
-    step = run.spec.steps[run.step_index]
-    return (RunFailed(error_code="approval_rejected", message=f"Step {step.name!r} was rejected."),)
-
-
 def _failure_pauses(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     if run.status != "running" or run.step_state is None or run.step_state.status != "failed":
         return ()
@@ -182,7 +174,6 @@ RULES: tuple[Rule, ...] = (
     _time_is_up,
     _unsent_for_good,
     _step_has_its_verdict,
-    _rejection_ends_the_run,
     _failure_pauses,
     _all_is_done,
     _unsent_again,

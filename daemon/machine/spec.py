@@ -81,11 +81,17 @@ def parse_spec(data: object, *, at: str = "/spec") -> WorkflowSpec:
 
 
 def faults_of(error: ValidationError, *, at: str = "") -> tuple[tuple[str, str], ...]:
-    """A pydantic error as (JSON pointer, message) pairs, at most twenty."""
+    """A pydantic error as (JSON pointer, message) pairs, at most twenty.
+
+    Pydantic counts only valid items, so a tuple of faulty ones is "too short" besides: that is not told.
+    """
+    faults = error.errors(include_url=False, include_context=False)
+    around = {fault["loc"][:end] for fault in faults for end in range(len(fault["loc"]))}
     return tuple(
         (at + "".join(f"/{_escape(part)}" for part in fault["loc"]), fault["msg"])
-        for fault in error.errors(include_url=False, include_context=False)[:20]
-    )
+        for fault in faults
+        if not (fault["type"] == "too_short" and fault["loc"] in around)
+    )[:20]
 
 
 def _escape(part: int | str) -> str:

@@ -5,6 +5,7 @@ Pure translation; decides nothing. Payload fields are only ever added, never ren
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any, assert_never
 from uuid import UUID
@@ -38,6 +39,11 @@ from daemon.machine.events import (
 from daemon.machine.state import Attempt, Run
 
 PREVIEW_CHARS = 800
+ERROR_CHARS = 2000
+WORD_CHARS = 64
+"""Most characters kept of an agent's error message, and of its codes and channel names."""
+MAX_DEPTH = 200
+"""JSON nested deeper is cut there: orjson reads deeper than it can write (254)."""
 
 V0_RESULT_STATE: dict[Outcome, str] = {
     "done": "done",
@@ -201,22 +207,34 @@ def frame(run_id: UUID, seq: int, event_type: str, created_at: str, body: bytes)
 def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
     """A Gateway envelope (§3 of its contract) as a letter; None when it says nothing to a run.
 
-    NUL characters, which Postgres cannot keep, are replaced by U+FFFD.
+    What Postgres or orjson could not keep is mended rather than lost: NUL characters, lone surrogates and invalid UTF-8
+    become U+FFFD, what is nested deeper than 200 is cut there.
     """
-    try:
-        envelope = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
+    envelope = _load(raw)
     if not isinstance(envelope, dict) or not isinstance(envelope.get("req_id"), str):
         return None
     body = envelope.get("payload")
     body = body if isinstance(body, dict) else {}
-    if b"\\u0000" in raw:
-        body = without_nul(body)
-    return _letter(str(envelope.get("type")), ReqId(envelope["req_id"]), body, mark)
+    if b"\\u0000" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        body = storable(body)
+    return letter(str(envelope.get("type")), ReqId(envelope["req_id"]), body, mark)
 
 
-def _letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None) -> Letter | None:
+def _load(raw: bytes) -> object:
+    """The JSON value, mended when orjson refuses its text; None when it is no JSON at all."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        again = json.dumps(json.loads(raw.decode(errors="replace")), ensure_ascii=False, allow_nan=False)
+        return orjson.loads(again.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None = None) -> Letter | None:
+    """An envelope's type and payload as a letter; None when it says nothing to a run."""
     match kind:
         case "INVOKE_ACK":
             return Acked(req_id=req_id, accepted=body.get("accepted") is True, reason=_text(body.get("reason")))
@@ -224,7 +242,7 @@ def _letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None) -
             return Chunk(
                 req_id=req_id,
                 channel=_text(body.get("channel")) or "stdout",
-                data=_text(body.get("data")) or "",
+                data=data if isinstance(data := body.get("data"), str) else "",
                 dropped_bytes=_count(body.get("dropped_bytes")),
                 dropped_lines=_count(body.get("dropped_lines")),
                 mark=mark,
@@ -237,8 +255,8 @@ def _letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None) -
                 ok=body.get("ok") is True,
                 canceled=body.get("canceled") is True,
                 error_code=_text(fault.get("code")),
-                error_message=_text(fault.get("message")),
-                exit_code=body["exit_code"] if type(body.get("exit_code")) is int else None,
+                error_message=_text(fault.get("message"), ERROR_CHARS),
+                exit_code=_exit_code(body.get("exit_code")),
                 result=body.get("result_json"),
             )
         case "CANCEL_ACK":
@@ -247,21 +265,28 @@ def _letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None) -
             return None
 
 
-def without_nul(value: Any) -> Any:
-    """A JSON value with every NUL character, keys included, replaced by U+FFFD."""
+def storable(value: Any, depth: int = 0) -> Any:
+    """A JSON value with every NUL character, keys included, replaced by U+FFFD, and cut where it nests too deep."""
     match value:
         case str():
             return value.replace("\x00", "\ufffd")
+        case list() | dict() if depth >= MAX_DEPTH:
+            return "\ufffd"
         case list():
-            return [without_nul(item) for item in value]
+            return [storable(item, depth + 1) for item in value]
         case dict():
-            return {without_nul(key): without_nul(item) for key, item in value.items()}
+            return {storable(key): storable(item, depth + 1) for key, item in value.items()}
         case _:
             return value
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _text(value: object, most: int = WORD_CHARS) -> str | None:
+    return value[:most] if isinstance(value, str) else None
+
+
+def _exit_code(value: object) -> int | None:
+    """A signed 32-bit number, which is what the column holds; anything else says nothing."""
+    return value if type(value) is int and -(2**31) <= value < 2**31 else None
 
 
 def _count(value: object) -> int:

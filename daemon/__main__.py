@@ -1,0 +1,5 @@
+"""``python -m daemon`` is ``runwarden``."""
+
+from daemon.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The whole HTTP surface in one list. Adding an endpoint: one handler, one line here."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from daemon.api import decisions, ops, runs, stream, workflows
+from daemon.api.context import CONTEXT, Context
+from daemon.api.gate import gate
+
+RUN = "/v1/workflow-runs/{run_id}"
+
+ROUTES = [
+    web.post("/v1/workflows", workflows.create),
+    web.post("/v1/workflow-runs", runs.create),
+    web.get(RUN, runs.get),
+    web.post(RUN + "/resume", decisions.resume),
+    web.post(RUN + "/cancel", decisions.cancel),
+    web.post(RUN + "/approve", decisions.approve),
+    web.post(RUN + "/reject", decisions.reject),
+    web.get(RUN + "/commands/{command_id}", decisions.command),
+    web.get(RUN + "/events", stream.events),
+    web.get("/healthz", ops.healthz),
+    web.get("/readyz", ops.readyz),
+    web.get("/metrics", ops.metrics),
+]
+
+
+def make_app(context: Context) -> web.Application:
+    """The application over everything it may use."""
+    app = web.Application(middlewares=[gate], client_max_size=context.settings.body_limit_bytes)
+    app[CONTEXT] = context
+    app.add_routes(ROUTES)
+    return app

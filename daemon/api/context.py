@@ -1,0 +1,43 @@
+"""What handlers reach for: the stores, the bell, the feed and the settings, put into the application once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from daemon.api.feed import Feed
+from daemon.auth import Caller
+from daemon.config import Http
+from daemon.fabric.inbox import Inbox
+from daemon.store.commands import Commands
+from daemon.store.log import EventLog
+from daemon.store.runs import Runs
+from daemon.store.workflows import Workflows
+
+
+@dataclass(slots=True)
+class Health:
+    """What ``/readyz`` tells: each named part answers None when well, else a sentence. ``leaving`` once draining."""
+
+    parts: dict[str, Callable[[], str | None]] = field(default_factory=dict)
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Everything a handler may use."""
+
+    settings: Http
+    workflows: Workflows
+    runs: Runs
+    commands: Commands
+    log: EventLog
+    inbox: Inbox
+    feed: Feed
+    health: Health
+
+
+CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)

@@ -1,0 +1,100 @@
+"""The feed: one ear for all watchers of this node. Messages of the bus go to bounded queues, one a watcher.
+
+Used by ``stream`` (SSE) and ``decisions`` (waiting for a verdict). A watcher that reads too slowly is cut off, never
+waited for. Nothing here is the truth: a watcher that sees a gap reads the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from daemon import telemetry
+from daemon.fabric.bus import Bus
+from daemon.machine.record import Told
+from daemon.store.log import EventLog
+
+
+class Watcher:
+    """One watcher's queue. ``None`` in it means: subscribed just now, or something may be missing: look at the log."""
+
+    def __init__(self, bound: int) -> None:
+        self._queue: asyncio.Queue[Told | None] = asyncio.Queue(bound)
+        self.overrun = False
+        self.closed = False
+        self.seen = 0
+        """The last seq that this watcher has passed on."""
+
+    def tell(self, told: Told | None) -> None:
+        """Queue a message, or note that the watcher is too slow."""
+        try:
+            self._queue.put_nowait(told)
+        except asyncio.QueueFull:
+            self.overrun = True
+
+    async def next(self, timeout_s: float) -> Told | None:
+        """The next message. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            return await self._queue.get()
+
+
+class Feed:
+    """All watchers, by run."""
+
+    def __init__(self, bus: Bus, *, bound: int) -> None:
+        self._bus = bus
+        self._bound = bound
+        self._watchers: dict[UUID, set[Watcher]] = {}
+
+    @property
+    def runs(self) -> list[UUID]:
+        """The runs that somebody watches."""
+        return list(self._watchers)
+
+    @property
+    def clients(self) -> int:
+        """Watchers at this moment."""
+        return sum(len(watchers) for watchers in self._watchers.values())
+
+    @asynccontextmanager
+    async def watch(self, run_id: UUID) -> AsyncIterator[Watcher]:
+        """Hear of a run while inside."""
+        watcher = Watcher(self._bound)
+        telemetry.watchers.inc()
+        others = self._watchers.setdefault(run_id, set())
+        others.add(watcher)
+        try:
+            if len(others) == 1:
+                await self._bus.watch((run_id,))
+            else:
+                watcher.tell(None)
+            yield watcher
+        finally:
+            telemetry.watchers.dec()
+            others.discard(watcher)
+            if not others and self._watchers.get(run_id) is others:
+                del self._watchers[run_id]
+                await self._bus.unwatch(run_id)
+
+    def heard(self, run_id: UUID, told: Told | None) -> None:
+        """A message of the bus."""
+        for watcher in self._watchers.get(run_id, ()):
+            watcher.tell(told)
+
+    async def compare(self, log: EventLog) -> None:
+        """One statement for all watched runs: whoever is behind its log looks there. Repairs lost messages."""
+        if not self._watchers:
+            return
+        for run_id, last_seq in (await log.last_seqs(self.runs)).items():
+            for watcher in self._watchers.get(run_id, ()):
+                if watcher.seen < last_seq:
+                    watcher.tell(None)
+
+    def close(self) -> None:
+        """The node leaves: every stream ends and its client comes back to another node."""
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.closed = True
+                watcher.tell(None)

@@ -1,0 +1,65 @@
+"""Runs over HTTP: created and read. ``POST /v1/workflow-runs``, ``GET /v1/workflow-runs/{run_id}``."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from uuid import UUID
+
+import uuid_utils.compat as uuid7
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+from daemon.api.context import CALLER, CONTEXT
+from daemon.api.gate import parse, path_id, read_json
+from daemon.api.shapes import json_response, run_shape
+from daemon.errors import FabricUnavailable, Invalid, NotFound
+from daemon.machine.commands import RunId
+
+
+class NewRun(BaseModel):
+    """Body of ``POST /v1/workflow-runs``. Unknown fields are ignored, as v0 did."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    workflow_id: str
+
+
+async def create(request: web.Request) -> web.Response:
+    """Create a run of a snapshot of the workflow, and start it: on disk before it is answered, started without wait."""
+    context, user = request.app[CONTEXT], request[CALLER].user_id
+    body = parse(NewRun, await read_json(request))
+    try:
+        workflow_id = UUID(body.workflow_id)
+    except ValueError:
+        raise Invalid(faults=(("/workflow_id", "must be a UUID"),)) from None
+    workflow = await context.workflows.get(workflow_id, user_id=user)
+    if workflow is None:
+        raise NotFound("There is no such workflow, or it is not yours.")
+    run_id = RunId(uuid7.uuid7())
+    await context.runs.create(
+        run_id=run_id,
+        workflow_id=workflow.id,
+        user_id=user,
+        nonce=secrets.token_bytes(16),
+        snapshot=workflow.spec,
+        command_id=uuid7.uuid7(),
+    )
+    with contextlib.suppress(FabricUnavailable):  # the run is on disk; without the bell the sweep starts it
+        await context.inbox.ring(run_id)
+    return await answer_run(request, run_id)
+
+
+async def get(request: web.Request) -> web.Response:
+    """The run as stored."""
+    return await answer_run(request, path_id(request, "run_id"))
+
+
+async def answer_run(
+    request: web.Request, run_id: UUID, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """The Run as the body of an answer. Raises NotFound."""
+    view = await request.app[CONTEXT].runs.view(run_id, user_id=request[CALLER].user_id)
+    if view is None:
+        raise NotFound("There is no such run, or it is not yours.")
+    return json_response(run_shape(view), status=status, headers=headers)

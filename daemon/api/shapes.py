@@ -1,0 +1,78 @@
+"""Resources as v0's frontend knows them: the Run with its ``steps_state``, moments, JSON answers. Pure translation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from daemon.machine.wire import PREVIEW_CHARS
+from daemon.store.runs import AttemptView, RunView
+
+
+def json_response(
+    body: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
+
+
+def moment(at: datetime) -> str:
+    """A time in resources: ISO 8601 UTC with milliseconds."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def run_shape(view: RunView) -> dict[str, Any]:
+    """The Run of v0's contract."""
+    head = view.head
+    return {
+        "run_id": str(head.id),
+        "workflow_id": str(head.workflow_id),
+        "status": head.status,
+        "paused_reason": head.paused_reason,
+        "current_step_index": head.current_step_index,
+        "workflow_snapshot": orjson.Fragment(view.snapshot),
+        "steps_state": _steps_state(view),
+        "created_at": moment(head.created_at),
+        "updated_at": moment(head.updated_at),
+        "error_code": head.error_code,
+        "error_message": head.error_message,
+        "last_seq": head.last_seq,
+    }
+
+
+def _steps_state(view: RunView) -> dict[str, Any]:
+    specs = orjson.loads(view.snapshot)["steps"]
+    state: dict[str, Any] = {spec["id"]: {"status": "pending", "attempts": []} for spec in specs}
+    for step in view.steps:
+        entry = state[step.step_id]
+        entry["status"] = step.status
+        if step.approved_at_ms is not None:
+            entry |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
+    for attempt in view.attempts:
+        spec = specs[attempt.step_index]
+        state[spec["id"]]["attempts"].append(_attempt(attempt, spec["tool_config"]))
+    return state
+
+
+def _attempt(attempt: AttemptView, tool: Mapping[str, Any]) -> dict[str, Any]:
+    ended = attempt.ended_at_ms
+    return {
+        "req_id": attempt.req_id,
+        "agent_id": tool["agent_id"],
+        "tool_name": tool["tool_name"],
+        "attempt_index": attempt.attempt,
+        "state": attempt.state,
+        "start_ts": attempt.intended_at_ms // 1000,
+        "end_ts": ended // 1000 if ended is not None else None,
+        "ok": attempt.state == "done" if ended is not None else None,
+        "exit_code": attempt.exit_code,
+        "canceled": attempt.state == "canceled",
+        "error": orjson.Fragment(attempt.error) if attempt.error is not None else None,
+        "result_json": orjson.Fragment(attempt.result) if attempt.result is not None else None,
+        "result_preview": attempt.result[:PREVIEW_CHARS] if attempt.result is not None else None,
+        "log_preview": attempt.log_tail,
+    }

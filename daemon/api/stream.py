@@ -1,0 +1,160 @@
+"""A run's events as SSE: replay from the log, ``replay.done``, then live; every event once, in order, its seq as id.
+
+The stream subscribes before it reads the log, so nothing falls between. Live messages that do not follow on what was
+sent are not trusted: the log is read instead. Slow clients are cut off; they resume by Last-Event-ID.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import orjson
+from aiohttp import web
+
+from daemon import telemetry
+from daemon.api.context import CALLER, CONTEXT, Context
+from daemon.api.feed import Watcher
+from daemon.api.gate import path_id
+from daemon.errors import Invalid, NotFound, StoreUnavailable, WorldError
+from daemon.machine.commands import RunId
+
+RETRY_MS = 2000
+SUBSCRIBED_WITHIN_S = 2.0
+"""How long to wait for the bus before the replay; after that the heartbeats' comparison repairs what is missed."""
+WRITE_TIMEOUT_S = 30.0
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class TooManyClients(WorldError):
+    """This node serves as many event streams as it may; try another or come back."""
+
+    code = "too_many_streams"
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """The stream. 204 when ``Last-Event-ID`` is the end of a finished run, so that EventSource stops."""
+    context = request.app[CONTEXT]
+    run_id = path_id(request, "run_id")
+    head = await context.runs.head(run_id, user_id=request[CALLER].user_id)
+    if head is None:
+        raise NotFound("There is no such run, or it is not yours.")
+    resumed = request.headers.get("Last-Event-ID")
+    after = _whole(request, "after_seq", 0) if resumed is None else _number("Last-Event-ID", resumed, 0)
+    limit = max(1, min(_whole(request, "limit", context.settings.sse_page), context.settings.sse_page))
+    if resumed is not None and head.terminal and after >= head.last_seq:
+        return web.Response(status=204)
+    if context.feed.clients >= context.settings.sse_clients:
+        raise TooManyClients
+    async with context.feed.watch(run_id) as watcher:
+        response = web.StreamResponse(headers=HEADERS)
+        await response.prepare(request)
+        stream = _Stream(context, head.id, response, watcher, after=after, limit=limit)
+        stream.ends_at = request[CALLER].expires_at
+        with contextlib.suppress(ConnectionError, TimeoutError, StoreUnavailable):
+            await stream.run(finished=head.terminal)
+    return response
+
+
+class _Stream:
+    """One client's stream."""
+
+    def __init__(
+        self,
+        context: Context,
+        run_id: RunId,
+        response: web.StreamResponse,
+        watcher: Watcher,
+        *,
+        after: int,
+        limit: int,
+    ) -> None:
+        self._context = context
+        self._run_id = run_id
+        self._response = response
+        self._watcher = watcher
+        self._sent = after
+        self._limit = limit
+        self._close_at: float | None = None
+        self.ends_at: int | None = None
+        """Epoch seconds; a stream ends with its caller's token."""
+
+    async def run(self, *, finished: bool) -> None:
+        """Replay, then live, until the run is over, the client is gone or too slow, or the node leaves."""
+        await self._write(b"retry: %d\n\n" % RETRY_MS)
+        with contextlib.suppress(TimeoutError):
+            await self._watcher.next(SUBSCRIBED_WITHIN_S)
+        await self._catch_up()
+        done = {"type": "replay.done", "run_id": str(self._run_id), "after_seq": self._sent}
+        await self._write(b"event: replay.done\ndata: %s\n\n" % orjson.dumps(done))
+        if finished:
+            self._end_soon()
+        while not self._over():
+            await self._live()
+        if self._watcher.closed:
+            await self._write(b"retry: 500\n\n")
+
+    async def _live(self) -> None:
+        """Pass on one message, or let a heartbeat go by."""
+        beat_s = self._context.settings.sse_heartbeat_s
+        wait_s = beat_s if self._close_at is None else max(0.01, self._close_at - time.monotonic())
+        try:
+            told = await self._watcher.next(min(beat_s, wait_s))
+        except TimeoutError:
+            if self._close_at is None:
+                await self._write(b": ping\n\n")
+            return
+        if told is None:
+            await self._catch_up()
+        elif told.first_seq == self._sent + 1 <= told.last_seq:
+            await self._write(told.frames)
+            self._advance(told.last_seq)
+        elif told.last_seq > self._sent:
+            await self._catch_up()
+        if told is not None and told.terminal:
+            self._end_soon()
+
+    async def _catch_up(self) -> None:
+        """Everything in the log after what was sent."""
+        while True:
+            page = await self._context.log.page(self._run_id, after_seq=self._sent, limit=self._limit)
+            if page.count:
+                await self._write(page.frames)
+                self._advance(page.last_seq)
+            if page.count < self._limit:
+                return
+
+    def _advance(self, seq: int) -> None:
+        self._sent = self._watcher.seen = seq
+
+    def _end_soon(self) -> None:
+        if self._close_at is None:
+            self._close_at = time.monotonic() + self._context.settings.sse_close_s
+
+    def _over(self) -> bool:
+        if self._watcher.overrun:
+            telemetry.sse_cut.inc()
+            return True
+        if self.ends_at is not None and time.time() >= self.ends_at:
+            return True
+        return self._watcher.closed or (self._close_at is not None and time.monotonic() >= self._close_at)
+
+    async def _write(self, data: bytes) -> None:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            await self._response.write(data)
+
+
+def _whole(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    return default if text is None else _number(name, text, 0)
+
+
+def _number(name: str, text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
+        raise Invalid(faults=((name, f"must be a whole number of at least {least}"),), code="invalid_parameter")
+    return int(text)

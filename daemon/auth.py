@@ -1,0 +1,50 @@
+"""Who is asking: decided from a token and the secret passed in. Reads nothing, stores nothing.
+
+Used by ``api/gate`` and by ``runwarden token``. HS256 only: the algorithm is ours to name, never the token's.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import jwt
+
+from daemon.errors import Unauthenticated
+
+ALGORITHM = "HS256"
+MAX_SUBJECT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated user. ``expires_at``: epoch seconds, None for a token without end."""
+
+    user_id: str
+    expires_at: int | None
+
+
+def authenticate(authorization: str | None, secret: str) -> Caller:
+    """The caller behind an ``Authorization`` header. Raises Unauthenticated, saying what is wrong with it."""
+    if not authorization:
+        raise Unauthenticated
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated
+    try:
+        claims = jwt.decode(token.strip(), secret, algorithms=[ALGORITHM], options={"require": ["sub"]})
+    except jwt.ExpiredSignatureError:
+        raise Unauthenticated("The token has expired: get a new one.", code="token_expired") from None
+    except jwt.InvalidTokenError as fault:
+        raise Unauthenticated(f"The token is not valid: {fault}.", code="token_invalid") from None
+    subject = claims["sub"]
+    if not isinstance(subject, str) or not 1 <= len(subject) <= MAX_SUBJECT or "\x00" in subject:
+        raise Unauthenticated(f"The token's sub must be text of 1 to {MAX_SUBJECT} characters.", code="token_invalid")
+    expires = claims.get("exp")
+    return Caller(subject, int(expires) if expires is not None else None)
+
+
+def mint(subject: str, secret: str, *, lifetime_s: int) -> str:
+    """A token for development: HS256, ``sub``, ``iat`` and ``exp``."""
+    now = int(time.time())
+    return jwt.encode({"sub": subject, "iat": now, "exp": now + lifetime_s}, secret, algorithm=ALGORITHM)

@@ -1,0 +1,9 @@
+"""The world that ``dev``, ``demo`` and tests run against: real servers and a Gateway, all on this machine.
+
+    embedded   PostgreSQL and Valkey as child processes     (processes: locks, signals, accounts)
+    gateway    the dev Gateway over HTTP                    (subscriber: SSE; tunnel: calls; envelope: JSON; weather)
+    agent      what an in-process agent is                  (scripted_agent: for tests; mcp_agent: real MCP servers)
+    workbench  an MCP server of our own, for the demo       (example: the demo's configuration and workflow)
+
+Imported only by ``daemon/cli.py`` and tests; ``serve`` never loads it. It knows nothing of runs.
+"""

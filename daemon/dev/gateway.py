@@ -1,0 +1,307 @@
+"""The dev Gateway: the internal HTTP side of the Gateway's contract, over agents inside this process.
+
+Its sentences are those of the contract (§1 calls and errors, §2 SSE, §3 envelopes, §4 semantics); ``tests/gateway``
+shows each of them here and, given a URL, at a real Gateway. ``daemon/cli.py`` and tests start it. It is honest about
+what it is not: there is no websocket tunnel, no Redis, no second gateway; agents never disconnect by themselves.
+
+For tests it keeps a ``ledger`` of what really ran and has ``weather`` that can be made bad.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from daemon.dev.agent import LocalAgent
+from daemon.dev.envelope import Json, decode, encode, envelope, through_float64
+from daemon.dev.subscriber import HEADERS, Subscriber
+from daemon.dev.tunnel import Execution, Tunnel
+from daemon.dev.weather import Weather
+from daemon.errors import SetupError
+
+_STORED_RESULTS = 10_000
+_RESULT_TTL_S = 86_400.0
+
+
+class DevGateway:
+    """``add_agent`` first, then ``start``; one event loop, one process.
+
+    ``token``: what ``X-Internal-Token`` must be, empty for open. ``results``: whether ``/results`` has a store behind
+    it (Redis mode) or answers 501. ``sse_buffer``: messages kept for each subscriber. ``heartbeat_s``: 0 for none.
+    """
+
+    def __init__(
+        self, *, token: str = "", results: bool = True, sse_buffer: int = 512, heartbeat_s: float = 15.0
+    ) -> None:
+        self.ledger: list[Execution] = []
+        self.weather = Weather()
+        self.url = ""
+        self._token = token
+        self._sse_buffer = sse_buffer
+        self._heartbeat_s = heartbeat_s
+        self._results = _ResultStore() if results else None
+        self._agents: list[LocalAgent] = []
+        self._tunnels: dict[str, Tunnel] = {}
+        self._subscribers: dict[Subscriber, web.Request] = {}
+        self._runner: web.AppRunner | None = None
+
+    def add_agent(self, agent: LocalAgent) -> None:
+        """Names an agent that connects when the Gateway starts; later ones come by ``connect``."""
+        if self._runner is not None:
+            raise SetupError("the dev Gateway already runs: use `await gateway.connect(agent)`")
+        self._agents.append(agent)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listens, connects the agents in parallel, and returns the base URL. ``SetupError`` if the port is taken."""
+        runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port)
+            await site.start()
+        except OSError as fault:
+            await runner.cleanup()
+            if fault.errno == errno.EADDRINUSE:
+                raise SetupError(f"the dev Gateway cannot listen: port {port} of {host} is already in use") from fault
+            raise SetupError(f"the dev Gateway cannot listen on {host}:{port}: {fault}") from fault
+        self._runner = runner
+        self.url = f"http://{host}:{runner.addresses[0][1]}"
+        try:
+            await asyncio.gather(*(self.connect(agent) for agent in self._agents))
+        except BaseException:
+            await self.stop()
+            raise
+        return self.url
+
+    async def stop(self) -> None:
+        """Goes away as the real one does: streams end with a bare EOF, nothing is announced. Stops the agents."""
+        for request in self._subscribers.values():
+            if request.transport is not None:
+                request.transport.abort()
+        tunnels, self._tunnels = list(self._tunnels.values()), {}
+        await asyncio.gather(*(tunnel.close() for tunnel in tunnels))
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def connect(self, agent: LocalAgent) -> None:
+        """An agent connects: listed at once, with ``"tools": null`` until it has started."""
+        if agent.agent_id in self._tunnels:
+            raise SetupError(f"an agent called {agent.agent_id} is already connected")
+        tunnel = Tunnel(agent, self.publish, self.ledger)
+        self._tunnels[agent.agent_id] = tunnel
+        await tunnel.open()
+
+    async def disconnect(self, agent_id: str) -> None:
+        """An agent's connection ends: its calls are cancelled without a RESULT, and DISCONNECT is published."""
+        tunnel = self._tunnels.pop(agent_id)
+        self.publish(envelope("DISCONNECT", agent_id, None, None))
+        await tunnel.close()
+
+    def publish(self, event: Json) -> None:
+        """Takes an event from an agent (or a test): stores a RESULT, then offers it to every subscriber."""
+        encoded = encode(event)
+        if event["type"] == "RESULT" and self._results is not None and event.get("req_id"):
+            self._results.put(event["req_id"], encoded)
+        if self.weather.reaches_subscribers(event):
+            for subscriber in self._subscribers:
+                subscriber.offer(event, encoded)
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=0)  # the Gateway does not limit bodies
+        app.on_response_prepare.append(_bare_headers)
+        internal: list[tuple[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = [
+            ("/internal/bridge/agents", self._list_agents),
+            ("/internal/bridge/agents/{rest:.*}", self._list_tools),
+            ("/internal/bridge/invoke", self._invoke),
+            ("/internal/bridge/cancel", self._cancel),
+            ("/internal/bridge/results/{req_id:.*}", self._stored_result),
+            ("/internal/bridge/events", self._events),
+        ]
+        for path, handler in internal:
+            app.router.add_route("*", path, self._guarded(handler))
+        app.router.add_route("*", "/bridge/tunnel", _no_tunnel)
+        app.router.add_route("*", "/{rest:.*}", _unknown_path)
+        return app
+
+    def _guarded(
+        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The token is checked before the method and before the body."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            given = request.headers.get("X-Internal-Token", "")
+            if self._token and not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+                return web.Response(status=401)
+            return await handler(request)
+
+        return guarded
+
+    async def _list_agents(self, _request: web.Request) -> web.StreamResponse:
+        listed = [
+            {
+                "agent_id": agent_id,
+                "status": "online",
+                "last_seen_at": tunnel.last_seen_at,
+                "connected_at": tunnel.connected_at,
+            }
+            for agent_id, tunnel in self._tunnels.items()
+        ]
+        return _json(200, {"agents": listed})
+
+    async def _list_tools(self, request: web.Request) -> web.StreamResponse:
+        agent_id, _, rest = request.match_info["rest"].partition("/")
+        if request.method != "GET" or not agent_id or rest != "tools":
+            return await _unknown_path(request)
+        tunnel = self._tunnels.get(agent_id)
+        if tunnel is None:
+            return _error(404, "agent_offline")
+        return _json(200, {"agent_id": agent_id, "tools": tunnel.tools})
+
+    async def _invoke(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(status=405)
+        body = _fields(await request.read(), _INVOKE_FIELDS)
+        if body is None:
+            return _error(400, "invalid_json")
+        if not (body["req_id"] and body["agent_id"] and body["tool_name"]):
+            return _error(400, "missing_fields")
+        tunnel = self._tunnels.get(body["agent_id"])
+        if tunnel is None:
+            return _error(404, "agent_offline")
+        tool: Json = {"name": body["tool_name"]}
+        if body["arguments"]:
+            tool["args"] = body["arguments"]
+        payload: Json = {"tool": tool, "stream": {"enabled": body["stream"]}}
+        if body["timeout_ms"]:
+            payload["timeout_ms"] = body["timeout_ms"]
+        invoke = envelope("INVOKE", body["agent_id"], body["req_id"], payload)
+        if self.weather.reaches_agent(invoke):
+            tunnel.invoke(invoke)
+        return _json(202, {"req_id": body["req_id"], "status": "accepted"})
+
+    async def _cancel(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(status=405)
+        body = _fields(await request.read(), _CANCEL_FIELDS)
+        if body is None:
+            return _error(400, "invalid_json")
+        if not (body["req_id"] and body["agent_id"]):
+            return _error(400, "missing_fields")
+        tunnel = self._tunnels.get(body["agent_id"])
+        if tunnel is None:
+            return _error(404, "agent_offline")
+        tunnel.cancel(body["req_id"])
+        return _json(202, {"req_id": body["req_id"], "status": "sent"})
+
+    async def _stored_result(self, request: web.Request) -> web.StreamResponse:
+        req_id = request.match_info["req_id"].strip("/")
+        if request.method != "GET":
+            return web.Response(status=405)
+        if not req_id:
+            return await _unknown_path(request)
+        if self._results is None:
+            return _error(501, "redis_not_enabled")
+        stored = self._results.get(req_id)
+        if stored is None:
+            return _error(404, "not_found")
+        return web.Response(status=200, body=stored, content_type="application/json")
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        subscriber = Subscriber(
+            agent_id=request.query.get("agent_id", ""),
+            req_id=request.query.get("req_id", ""),
+            buffer=self._sse_buffer,
+            heartbeat_s=self._heartbeat_s,
+        )
+        response = web.StreamResponse(headers=HEADERS)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        self._subscribers[subscriber] = request
+        try:
+            await subscriber.serve(response)
+        except ConnectionError:
+            pass  # the reader went away between two writes
+        finally:
+            del self._subscribers[subscriber]
+        return response
+
+
+class _ResultStore:
+    """The last RESULT of each req_id, as Redis mode keeps it: for a day, and here for a bounded number of calls."""
+
+    def __init__(self) -> None:
+        self._stored: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+
+    def put(self, req_id: str, encoded: bytes) -> None:
+        """The last write wins."""
+        self._stored.pop(req_id, None)
+        self._stored[req_id] = (time.monotonic() + _RESULT_TTL_S, encoded)
+        if len(self._stored) > _STORED_RESULTS:
+            self._stored.popitem(last=False)
+
+    def get(self, req_id: str) -> bytes | None:
+        """The envelope as it was published, or None when there is none or it is too old."""
+        expires, encoded = self._stored.get(req_id, (0.0, b""))
+        return encoded if encoded and time.monotonic() < expires else None
+
+
+_INVOKE_FIELDS: dict[str, tuple[type, Any]] = {
+    "req_id": (str, ""),
+    "agent_id": (str, ""),
+    "tool_name": (str, ""),
+    "arguments": (dict, None),
+    "timeout_ms": (int, 0),
+    "stream": (bool, False),
+}
+_CANCEL_FIELDS: dict[str, tuple[type, Any]] = {"req_id": (str, ""), "agent_id": (str, ""), "reason": (str, "")}
+
+
+def _fields(body: bytes, wanted: dict[str, tuple[type, Any]]) -> Json | None:
+    """The wanted fields of a JSON object, null and absent alike as their default; None when a type does not fit."""
+    try:
+        given = decode(body)
+        if given is None:
+            given = {}
+        if not isinstance(given, dict):
+            return None
+        taken: Json = {}
+        for name, (kind, default) in wanted.items():
+            value = given.get(name)
+            if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+                return None
+            taken[name] = default if value is None else through_float64(value) if kind is dict else value
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    return taken
+
+
+async def _bare_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """401 and 405 have no body and therefore no type; aiohttp would invent one."""
+    response.headers.popall("Server", None)
+    if isinstance(response, web.Response) and not response.body:
+        response.headers.popall("Content-Type", None)
+
+
+async def _unknown_path(_request: web.Request) -> web.StreamResponse:
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return web.Response(status=404, text="404 page not found\n", content_type="text/plain", headers=headers)
+
+
+async def _no_tunnel(_request: web.Request) -> web.StreamResponse:
+    """Agents of this Gateway live in its process; nothing connects from outside."""
+    return web.Response(status=426, text="Upgrade Required\n", content_type="text/plain")
+
+
+def _json(status: int, value: Json) -> web.Response:
+    return web.Response(status=status, body=encode(value) + b"\n", content_type="application/json")
+
+
+def _error(status: int, code: str) -> web.Response:
+    return _json(status, {"error": code})

@@ -1,0 +1,104 @@
+"""The connection to Redis: opened with a bounded wait, checked, errors turned into the tree's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from daemon.config import mask
+from daemon.errors import FabricUnavailable, SetupError
+from daemon.telemetry import log
+
+OLDEST_SERVER = (6, 2)
+SAFE_POLICY = "noeviction"
+
+
+class Client:
+    """One Redis, two manners of speaking: ``redis`` for commands with a time limit, ``patient`` for blocking reads."""
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        self.url = url
+        self.redis = _redis(url, connections=32, timeout_s=timeout_s)
+        self.patient = _redis(url, connections=8, timeout_s=None)
+
+    def script(self, name: str) -> Any:
+        """A script of ``lua/``; loaded when the server does not know it (NOSCRIPT), so SCRIPT FLUSH harms nothing."""
+        text = resources.files("daemon.fabric").joinpath("lua", name + ".lua").read_text()
+        return self.redis.register_script(text)
+
+    async def close(self) -> None:
+        await self.redis.aclose()
+        await self.patient.aclose()
+
+
+def _redis(url: str, *, connections: int, timeout_s: float | None) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=5,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=5,
+        retry=Retry(NoBackoff(), 1),
+        client_name="runwarden",
+    )
+    return Redis(connection_pool=pool)
+
+
+async def open_client(url: str, *, patience_s: float, allow_eviction: bool = False) -> Client:
+    """A client, once Redis answers and proved fit.
+
+    Raises SetupError (password masked) when that takes longer than ``patience_s``, when the server is older than 6.2,
+    or when its maxmemory-policy may evict our keys and ``allow_eviction`` is off.
+    """
+    try:
+        client = Client(url)
+    except ValueError as fault:
+        raise SetupError(f"Redis URL {mask(url)} cannot be read: {fault}") from None
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            info = await client.redis.info("everything")
+        except (RedisError, OSError) as fault:
+            if time.monotonic() >= until:
+                await client.close()
+                raise SetupError(f"Redis at {mask(url)} does not answer: {fault}") from None
+            log.info("waiting for Redis", url=mask(url), fault=str(fault))
+            await asyncio.sleep(min(0.5, patience_s / 4))
+        else:
+            break
+    problem = _unfit(info, allow_eviction)
+    if problem is not None:
+        await client.close()
+        raise SetupError(f"Redis at {mask(url)} {problem}")
+    return client
+
+
+def _unfit(info: dict[str, Any], allow_eviction: bool) -> str | None:
+    version = tuple(int(part) for part in str(info.get("redis_version", "0.0")).split(".")[:2])
+    if version < OLDEST_SERVER:
+        return f"is version {info.get('redis_version')}; Runwarden needs 6.2 or newer."
+    policy = str(info.get("maxmemory_policy", SAFE_POLICY))
+    if policy != SAFE_POLICY and not allow_eviction:
+        return (
+            f"has maxmemory-policy {policy}, which may evict leases and inboxes: set it to {SAFE_POLICY}, "
+            "or set RUNWARDEN_REDIS_ALLOW_EVICTION=true if you accept runs that stall until the sweep finds them."
+        )
+    return None
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Around every exchange with Redis: raises FabricUnavailable for whatever goes wrong there."""
+    try:
+        yield
+    except (TimeoutError, RedisError, OSError) as fault:
+        raise FabricUnavailable(f"Redis does not answer ({fault}); nothing was lost.") from fault

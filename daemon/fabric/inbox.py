@@ -1,0 +1,109 @@
+"""Inboxes and doorbells: letters for runs, and the word to their holders that something came.
+
+``append`` is used by ingest (letters) and by the API (bells about commands, which carry nothing), ``read`` and
+``after`` by the host. An inbox has no cursor: letters are read whole and deleted once folded and committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from daemon import telemetry
+from daemon.fabric.client import Client, speaking
+from daemon.fabric.keys import Keys
+from daemon.machine.commands import Entry, Mark, RunId, Urgency
+from daemon.machine.record import Told
+
+DOORBELL_TTL_S = 3600
+READ_LIMIT = 1000
+"""Letters of one inbox read in one turn; the rest comes with the next."""
+
+
+NO_MARK = Mark(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One letter on its way: raw envelope (empty: only ring), and where it stands among its ingest's letters."""
+
+    run_id: RunId
+    urgency: Urgency
+    letter: bytes = b""
+    mark: Mark = NO_MARK
+
+
+class Inbox:
+    """All inboxes and this node's doorbell."""
+
+    def __init__(self, client: Client, keys: Keys, *, bound: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._bound = bound
+        self._append = client.script("append")
+        self._doorbell_at = b"0"
+
+    async def append(self, posts: Sequence[Post]) -> None:
+        """Append and ring, all in one round trip. Raises FabricUnavailable; a repeat is harmless (marks tell)."""
+        if not posts:
+            return
+        keys = [self._keys.ready]
+        args: list[Any] = [self._keys.doorbells, DOORBELL_TTL_S, self._bound]
+        for post in posts:
+            keys += (self._keys.inbox(post.run_id), self._keys.lease(post.run_id))
+            args += (post.run_id.hex, post.urgency, post.letter, post.mark.term, post.mark.number)
+        with speaking():
+            dropped = await self._append(keys=keys, args=args)
+        if dropped:
+            telemetry.chunks_dropped.inc(dropped)
+
+    async def ring(self, run_id: RunId) -> None:
+        """Tell whoever holds the run, or anybody, to look at its command rows."""
+        await self.append((Post(run_id, "c"),))
+
+    async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
+        """The letters of several inboxes, oldest first, in one round trip; runs without letters are left out."""
+        with speaking():
+            async with self._client.redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.xrange(self._keys.inbox(run_id), count=READ_LIMIT)
+                answers = await pipe.execute()
+        return {
+            run_id: [(entry, fields[b"e"], Mark(int(fields[b"t"]), int(fields[b"n"]))) for entry, fields in answer]
+            for run_id, answer in zip(run_ids, answers, strict=True)
+            if answer
+        }
+
+    async def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None:
+        """After a commit, in one round trip: delete exactly the letters folded, publish what was said."""
+        if not folded and not said:
+            return
+        with speaking():
+            async with self._client.redis.pipeline(transaction=False) as pipe:
+                for run_id, entries in folded.items():
+                    pipe.xdel(self._keys.inbox(run_id), *entries)
+                for run_id, told in said.items():
+                    pipe.publish(self._keys.events(run_id), told.pack())
+                await pipe.execute()
+
+    async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]:
+        """Wait at this node's doorbell; answers which runs to look at and how urgently (empty after ``block_ms``)."""
+        key = self._keys.doorbell(node)
+        with speaking():
+            answer: Any = await self._client.patient.xread({key: self._doorbell_at}, block=block_ms, count=100)
+            if not answer:
+                return {}
+            entries = (answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]) or []
+            await self._client.redis.xdel(key, *[entry for entry, _ in entries])
+        rung: dict[RunId, Urgency] = {}
+        for _, fields in entries:
+            for word in fields[b"b"].decode().split():
+                run_id, urgency = RunId(UUID(word[:-1])), word[-1]
+                if _RANK[urgency] > _RANK.get(rung.get(run_id, ""), 0):
+                    rung[run_id] = urgency
+        return rung
+
+
+_RANK: Mapping[str, int] = {"s": 1, "h": 2, "c": 3}

@@ -1,0 +1,94 @@
+"""The ready stream: runs that have no owner, offered to all nodes. A node takes only what it has room for.
+
+Used by ``runtime/host`` (take, done) and by the sweep (mark). An offer taken by a node that died is claimed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from redis.exceptions import ResponseError
+
+from daemon.fabric.client import Client, speaking
+from daemon.fabric.keys import Keys
+from daemon.machine.commands import RunId
+
+GROUP = "nodes"
+BOUND = 20_000
+"""Offers kept at most; past it the sweep waits for room."""
+
+Offer = tuple[bytes, RunId]
+"""(entry to acknowledge, the run)."""
+
+
+class Ready:
+    """This node's end of the ready stream."""
+
+    def __init__(self, client: Client, keys: Keys, *, node: str) -> None:
+        self._client = client
+        self._key = keys.ready
+        self._node = node
+
+    async def mark(self, run_ids: Sequence[RunId]) -> int:
+        """Offer runs, as far as there is room; answers how many were offered."""
+        with speaking():
+            room = BOUND - int(await self._client.redis.xlen(self._key))
+            chosen = run_ids[: max(0, room)]
+            async with self._client.redis.pipeline(transaction=False) as pipe:
+                for run_id in chosen:
+                    pipe.xadd(self._key, {"r": run_id.hex})
+                await pipe.execute()
+        return len(chosen)
+
+    async def take(self, count: int, block_ms: int) -> list[Offer]:
+        """At most ``count`` offers, waiting at most ``block_ms``."""
+        with speaking():
+            try:
+                answer: Any = await self._client.patient.xreadgroup(
+                    GROUP, self._node, {self._key: ">"}, count=count, block=block_ms
+                )
+            except ResponseError as fault:
+                if "NOGROUP" not in str(fault):
+                    raise
+                await self._make_group()
+                return []
+        if not answer:
+            return []
+        return _offers(answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0])
+
+    async def reclaim(self, idle_ms: int, count: int) -> list[Offer]:
+        """Offers that another node took and neither claimed nor acknowledged for ``idle_ms``."""
+        with speaking():
+            try:
+                answer: Any = await self._client.redis.xautoclaim(
+                    self._key, GROUP, self._node, min_idle_time=idle_ms, count=count
+                )
+            except ResponseError as fault:
+                if "NOGROUP" not in str(fault):
+                    raise
+                await self._make_group()
+                return []
+        return _offers(answer[1])
+
+    async def done(self, entries: Sequence[bytes]) -> None:
+        """These offers were dealt with, one way or another."""
+        if not entries:
+            return
+        with speaking():
+            async with self._client.redis.pipeline(transaction=False) as pipe:
+                pipe.xack(self._key, GROUP, *entries)
+                pipe.xdel(self._key, *entries)
+                await pipe.execute()
+
+    async def _make_group(self) -> None:
+        try:
+            await self._client.redis.xgroup_create(self._key, GROUP, id="0", mkstream=True)
+        except ResponseError as fault:
+            if "BUSYGROUP" not in str(fault):
+                raise
+
+
+def _offers(entries: Any) -> list[Offer]:
+    return [(entry, RunId(UUID(fields[b"r"].decode()))) for entry, fields in entries or () if fields]

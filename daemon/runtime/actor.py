@@ -1,0 +1,150 @@
+"""One run as a value: its state, its claim, and what it has asked for under that claim. No task, no I/O.
+
+``Actor.turn`` folds a whole inbox in one go and answers what must be committed; ``Actor.committed`` takes the new state
+over and answers what is owed to the world. Between the two stands the journal: persist, then speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from daemon import telemetry
+from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
+from daemon.machine.decide import decide
+from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
+from daemon.machine.events import AttemptEnded, Event, RunParked
+from daemon.machine.evolve import evolve
+from daemon.machine.hear import hear
+from daemon.machine.needs import Facts
+from daemon.machine.record import Transition, VerdictRow, record, verdict
+from daemon.machine.settle import settle
+from daemon.machine.state import Run
+from daemon.machine.wire import read_letter
+
+Asked = tuple[str, str, int]
+"""An effect as the actor remembers it: kind, req_id, how often the attempt had been intended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one turn wants: perhaps a commit, and then these inbox entries deleted."""
+
+    actor: Actor
+    transition: Transition | None
+    folded: tuple[bytes, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """A run held by this node under ``epoch`` and ``owner``. Only the host touches it."""
+
+    run: Run
+    epoch: Epoch
+    owner: str
+    renewed_at: float
+    """Monotonic seconds of the last renewal of the lease."""
+    asked: set[Asked] = field(default_factory=set)
+    local: list[Letter] = field(default_factory=list)
+    """Answers of our own dispatch; they need no detour through Redis."""
+    open_effects: int = 0
+    """Effects under way; while any is open the run is not let go."""
+    busy: bool = False
+    rung: Urgency | None = "c"
+    """Why to look at the run; a fresh claim looks at everything."""
+    quiet_since: float = 0.0
+    failures: int = 0
+
+    @property
+    def id(self) -> RunId:
+        return self.run.id
+
+    def turn(self, entries: Sequence[Entry], commands: Sequence[Command], now: int, facts: Facts) -> Turn:
+        """Fold everything that came.
+
+        1. Letters first: a RESULT that came before a person decided has happened before.
+        2. Commands, each on the state the one before left; each gets its verdict.
+        3. What therefore follows, to a fixed point.
+        4. Write down what it leaves. Nothing is said to anybody yet.
+        """
+        now = max(now, self.run.last_at)
+        letters, self.local = self._letters(entries), []
+        run, events, strangers = hear(self.run, letters, now, facts.limits)
+        telemetry.strangers.inc(strangers)
+        verdicts: list[VerdictRow] = []
+        for command in commands:
+            decision = decide(run, command, now, facts.limits)
+            for event in decision.events:
+                run = evolve(run, event, now)
+            events += decision.events
+            verdicts.append(verdict(command.id, decision.refusal))
+        run, following = settle(run, now, facts)
+        return self._closed(entries, [*events, *following], verdicts, now)
+
+    def park(self, entries: Sequence[Entry], now: int, message: str) -> Turn:
+        """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters are set aside."""
+        self.local = []
+        events: list[Event] = []
+        if self.run.status == "running":
+            events.append(RunParked(step_index=self.run.step_index, message=message))
+        return self._closed(entries, events, [], max(now, self.run.last_at))
+
+    def _letters(self, entries: Sequence[Entry]) -> list[Letter]:
+        letters = list(self.local)
+        for _, raw, mark in entries:
+            letter = read_letter(raw, mark)
+            if letter is not None:
+                letters.append(letter)
+        for letter in letters:
+            telemetry.letters.labels(type(letter).__name__).inc()
+        return letters
+
+    def _closed(
+        self, entries: Sequence[Entry], events: Sequence[Event], verdicts: Sequence[VerdictRow], now: int
+    ) -> Turn:
+        folded = tuple(entry for entry, _, _ in entries)
+        if not events and not verdicts:
+            return Turn(self, None, folded)
+        transition = record(self.run, events, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
+        for event in events:
+            if isinstance(event, AttemptEnded):
+                telemetry.attempts_ended.labels(event.outcome).inc()
+        if transition.run.terminal and not self.run.terminal:
+            telemetry.runs_ended.labels(transition.run.status).inc()
+        return Turn(self, transition, folded)
+
+    def owed(self) -> list[Effect]:
+        """Effects owed and not asked for yet under this claim; each is answered once."""
+        fresh = []
+        for effect in effects(self.run, self.epoch):
+            key = self.key(effect)
+            if key not in self.asked:
+                self.asked.add(key)
+                fresh.append(effect)
+        return fresh
+
+    def still_owes(self, effect: Effect) -> bool:
+        """Whether the state still owes exactly this effect."""
+        return effect in effects(self.run, self.epoch)
+
+    def key(self, effect: Effect) -> Asked:
+        match effect:
+            case Invoke():
+                return ("invoke", effect.req_id, effect.tries)
+            case Inquire():
+                return ("inquire", effect.req_id, 1 if self._canceling else 0)
+            case Cancel():
+                return ("cancel", effect.req_id, 0)
+
+    def ask_again(self) -> Inquire | None:
+        """After a gap in what we heard: what became of the attempt in flight?"""
+        attempt = self.run.attempt
+        return Inquire(req_id=attempt.req_id) if attempt is not None and attempt.in_flight else None
+
+    @property
+    def _canceling(self) -> bool:
+        return self.run.attempt is not None and self.run.attempt.canceling is not None
+
+    def deadline(self) -> int | None:
+        """When (epoch ms) to look again though nobody spoke."""
+        return deadline(self.run)

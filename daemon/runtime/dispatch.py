@@ -1,0 +1,126 @@
+"""Dispatch: carries effects to the Gateway and brings back what that proves. Decides nothing, remembers nothing.
+
+Used by the host through ``ports.Dispatch``. The permit is asked with the connection in hand, immediately before the
+bytes are written; what the client can prove to be unsent comes back as ``NotSent``, all else as ``SendUncertain``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, assert_never
+
+from daemon import telemetry
+from daemon.machine.commands import Letter, NotSent, SendUncertain, Sent
+from daemon.machine.effects import Cancel, Effect, Inquire, Invoke
+from daemon.machine.wire import letter, storable
+from daemon.runtime.ports import Answer, Permit
+from daemon.telemetry import log, trace_headers
+from gateway_client import GatewayClient, GatewayError, Invocation, MaybeSent, ResultsUnsupported
+from gateway_client import NotSent as ProvenUnsent
+
+TRIES = 4
+"""Of an inquiry or a cancel that finds the Gateway away; the grace or the deadline decides after that."""
+PAUSE_S = 0.5
+
+_T = TypeVar("_T")
+
+
+class GatewayDispatch:
+    """One Gateway's dispatch. ``drain`` refuses what has not begun and waits for what has."""
+
+    def __init__(self, client: GatewayClient) -> None:
+        self._client = client
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None:
+        """Carry the effect out in a task of its own; ``answer`` is called exactly once, at the end."""
+        task = asyncio.get_running_loop().create_task(self._carry(effect, permit, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, patience_s: float) -> int:
+        """Begin nothing more, let open calls finish; answers how many were cut off after ``patience_s``."""
+        self._draining = True
+        waiting = set(self._tasks)
+        if waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=patience_s)
+        for task in waiting:
+            task.cancel()
+        return len(waiting)
+
+    async def _carry(self, effect: Effect, permit: Permit, answer: Answer) -> None:
+        said: Letter | None = None
+        try:
+            match effect:
+                case Invoke():
+                    said = await self._invoke(effect, permit)
+                case Inquire():
+                    said = await self._inquire(effect)
+                case Cancel():
+                    await self._cancel(effect)
+                case _ as never:
+                    assert_never(never)
+        except Exception:  # noqa: BLE001 - an unforeseen fault proves nothing; the deadline decides
+            log.exception("dispatch failed", effect=type(effect).__name__)
+        finally:
+            answer(said)
+
+    async def _invoke(self, effect: Invoke, permit: Permit) -> Letter:
+        call = Invocation(
+            req_id=effect.req_id,
+            agent_id=effect.agent_id,
+            tool_name=effect.tool_name,
+            arguments=effect.arguments,
+            timeout_ms=effect.timeout_ms,
+            stream=effect.stream,
+        )
+        started = time.monotonic()
+        outcome = "sent"
+        telemetry.open_posts.inc()
+        try:
+            await self._client.invoke(call, may_send=lambda: not self._draining and permit(), headers=trace_headers())
+        except ProvenUnsent as fault:
+            outcome = fault.code
+            return NotSent(req_id=effect.req_id, tries=effect.tries, reason=fault.code, detail=str(fault))
+        except MaybeSent as fault:
+            outcome = fault.code
+            return SendUncertain(req_id=effect.req_id, reason=fault.code, detail=str(fault))
+        else:
+            return Sent(req_id=effect.req_id)
+        finally:
+            telemetry.open_posts.dec()
+            telemetry.calls.labels("invoke", outcome).inc()
+            telemetry.call_seconds.labels("invoke").observe(time.monotonic() - started)
+
+    async def _inquire(self, effect: Inquire) -> Letter | None:
+        try:
+            envelope = await self._patiently("inquire", lambda: self._client.result(effect.req_id))
+        except ResultsUnsupported:
+            return None
+        if envelope is None or envelope.req_id != effect.req_id:
+            return None
+        return letter(envelope.type, effect.req_id, storable(envelope.payload))
+
+    async def _cancel(self, effect: Cancel) -> None:
+        await self._patiently("cancel", lambda: self._client.cancel(effect.req_id, effect.agent_id, effect.reason))
+
+    async def _patiently(self, verb: str, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Both are harmless to repeat. None when the Gateway stays away or has nothing to say."""
+        for attempt in range(TRIES):
+            try:
+                answer = await call()
+            except ResultsUnsupported:
+                telemetry.calls.labels(verb, "unsupported").inc()
+                raise
+            except GatewayError as fault:
+                telemetry.calls.labels(verb, fault.code).inc()
+                if fault.code in ("agent_offline", "unauthorized", "invalid_request") or self._draining:
+                    return None
+                await asyncio.sleep(PAUSE_S * 2**attempt)
+            else:
+                telemetry.calls.labels(verb, "answered").inc()
+                return answer
+        return None

@@ -1,0 +1,260 @@
+"""The host: one turn loop over all rung runs, and the lanes behind it. An actor is a value here, not a task.
+
+A turn is: read the whole inboxes and the open command rows of every rung run, fold each (``Actor.turn``), hand the
+transitions to the lanes; after the commit delete exactly the letters folded, tell the watchers, and send what is owed.
+Exceptions are contained per run: a run whose own turn keeps failing is parked, its neighbours never notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from daemon import telemetry
+from daemon.errors import FabricUnavailable, StoreUnavailable
+from daemon.machine.commands import Command, Entry, Letter, Sent, Urgency
+from daemon.machine.effects import Effect
+from daemon.machine.needs import Facts
+from daemon.machine.record import Outcomes
+from daemon.machine.state import Limits
+from daemon.runtime.actor import Actor, Turn
+from daemon.runtime.clock import Clock
+from daemon.runtime.ownership import Ownership
+from daemon.runtime.ports import Claims, Dispatch, Inbox, Lane, Weather
+from daemon.runtime.residents import Residents
+from daemon.telemetry import log
+
+TURN_LIMIT = 500
+"""Most runs folded in one go, so that nobody waits long for the others."""
+RETRY_S = 0.25
+FAILURES_BEFORE_PARK = 3
+
+
+class Host:
+    """Drives the residents. ``run`` until cancelled; ``quiet`` waits until no turn is under way."""
+
+    def __init__(
+        self,
+        *,
+        residents: Residents,
+        clock: Clock,
+        lanes: Sequence[Lane],
+        claims: Claims,
+        inbox: Inbox,
+        ownership: Ownership,
+        dispatch: Dispatch,
+        weather: Weather,
+        limits: Limits,
+        lease_ttl_s: float,
+        linger_s: float,
+        batch: int,
+    ) -> None:
+        self._residents = residents
+        self._clock = clock
+        self._lanes = [(lane, asyncio.Queue[Turn]()) for lane in lanes]
+        self._claims = claims
+        self._inbox = inbox
+        self._ownership = ownership
+        self._dispatch = dispatch
+        self._weather = weather
+        self._limits = limits
+        self._fresh_s = lease_ttl_s / 2
+        self._linger_s = linger_s
+        self._batch = batch
+        self._done: asyncio.Queue[list[Turn]] = asyncio.Queue()
+        self._intending = True
+
+    async def run(self) -> None:
+        """Turn until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number, (lane, queue) in enumerate(self._lanes):
+                group.create_task(self._commit(lane, queue), name=f"lane-{number}")
+            group.create_task(self._afterwards(), name="afterwards")
+            group.create_task(self._turns(), name="turns")
+
+    def stop_intending(self) -> None:
+        """From now on no tool call is begun; what comes back is still folded and committed."""
+        self._intending = False
+
+    async def quiet(self) -> None:
+        """Until no turn is under way. Polls, because only a drain waits for it and turns need not pay for that."""
+        while any(actor.busy or actor.local for actor in self._residents):  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
+
+    def ask_again(self) -> None:
+        """We may have missed something (the Gateway's stream broke): inquire about every attempt in flight."""
+        for actor in self._residents:
+            self.ask_again_about(actor)
+
+    def ask_again_about(self, actor: Actor) -> None:
+        """As ``ask_again``, for one run whose letters may have been lost with its lease."""
+        inquiry = actor.ask_again()
+        if inquiry is not None:
+            self._send(actor, inquiry)
+
+    async def _turns(self) -> None:
+        while True:
+            await self._residents.wait()
+            actors = self._residents.take(TURN_LIMIT)
+            why: dict[Actor, Urgency | None] = {}
+            for actor in actors:
+                why[actor], actor.rung = actor.rung, None
+            try:
+                letters = await self._inbox.read([actor.id for actor in actors])
+                asking = [actor.id for actor in actors if why[actor] == "c"]
+                commands = await self._claims.open_commands(asking) if asking else {}
+            except (FabricUnavailable, StoreUnavailable) as fault:
+                log.warning("turns wait", fault=str(fault))
+                for actor in actors:
+                    actor.rung = "c" if actor.rung == "c" else why[actor]
+                self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
+                await asyncio.sleep(RETRY_S)
+                continue
+            for actor in actors:
+                self._turn(actor, letters.get(actor.id, []), commands.get(actor.id, []))
+
+    def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command]) -> None:
+        telemetry.turns.inc()
+        facts = Facts(
+            epoch=actor.epoch, gateway_ready=self._intending and self._weather.subscribed, limits=self._limits
+        )
+        try:
+            turn = actor.turn(letters, commands, self._clock.now(), facts)
+        except Exception as fault:  # noqa: BLE001 - one run's defect must not stop its neighbours
+            self._failed(actor, letters, fault)
+            return
+        if turn.transition is not None:
+            actor.quiet_since = self._clock.monotonic()
+            self._queue_of(actor).put_nowait(turn)
+        elif turn.folded:
+            self._done.put_nowait([turn])
+        else:
+            self._rest(actor)
+
+    def _failed(self, actor: Actor, letters: Sequence[Entry], fault: Exception) -> None:
+        actor.failures += 1
+        log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
+        if actor.failures < FAILURES_BEFORE_PARK:
+            actor.rung = "c"
+            self._residents.put_back([actor], self._clock.monotonic() + RETRY_S * actor.failures)
+            return
+        self._park(actor, letters, f"{type(fault).__name__}: {fault}")
+
+    def _park(self, actor: Actor, letters: Sequence[Entry], message: str) -> None:
+        telemetry.parked.inc()
+        actor.failures = 0
+        turn = actor.park(letters, self._clock.now(), message[:500])
+        log.error("a run is parked", run_id=str(actor.id), fault=message, letters=[raw for _, raw, _ in letters])
+        if turn.transition is not None:
+            self._queue_of(actor).put_nowait(turn)
+        else:
+            self._done.put_nowait([turn])
+
+    def _queue_of(self, actor: Actor) -> asyncio.Queue[Turn]:
+        """A run is always in the same lane."""
+        return self._lanes[actor.id.int % len(self._lanes)][1]
+
+    async def _commit(self, lane: Lane, queue: asyncio.Queue[Turn]) -> None:
+        """Whatever arrived while the last commit was in flight goes into the next: no timer."""
+        while True:
+            batch = [await queue.get()]
+            while len(batch) < self._batch and not queue.empty():
+                batch.append(queue.get_nowait())
+            outcomes = await lane.commit([turn.transition for turn in batch if turn.transition is not None])
+            committed = [turn for turn in batch if self._concluded(turn, outcomes)]
+            if committed:
+                self._done.put_nowait(committed)
+
+    def _concluded(self, turn: Turn, outcomes: Outcomes) -> bool:
+        """Take over what became of one transition; True when it was committed."""
+        actor, transition = turn.actor, turn.transition
+        assert transition is not None  # noqa: S101 - only turns with one reach a lane
+        if actor.id in outcomes.committed:
+            self._clock.observe(outcomes.committed[actor.id])
+            actor.run = transition.run
+            actor.failures = 0
+            self._send_owed(actor)
+            return True
+        if actor.id in outcomes.fenced:
+            telemetry.fenced.inc()
+            log.info("fenced: another node owns the run", run_id=str(actor.id), epoch=actor.epoch)
+            self._residents.remove(actor)
+            return False
+        reason = outcomes.poisoned.get(actor.id, "the journal gave no verdict")
+        if actor.failures < FAILURES_BEFORE_PARK:
+            actor.failures = FAILURES_BEFORE_PARK
+            self._park_poisoned(turn, reason)
+        else:
+            self._residents.remove(actor)
+        return False
+
+    def _park_poisoned(self, turn: Turn, reason: str) -> None:
+        """Postgres refuses what these letters led to: set exactly them aside, and stop the run visibly."""
+        actor = turn.actor
+        parking = actor.park([], self._clock.now(), f"Postgres refuses what was told: {reason}"[:500])
+        telemetry.parked.inc()
+        parked = Turn(actor, parking.transition, turn.folded)
+        if parked.transition is not None:
+            self._queue_of(actor).put_nowait(parked)
+        else:
+            self._done.put_nowait([parked])
+
+    async def _afterwards(self) -> None:
+        """After commits: delete, tell, and let the runs have their next turn."""
+        while True:
+            turns = await self._done.get()
+            while not self._done.empty():
+                turns += self._done.get_nowait()
+            folded = {turn.actor.id: turn.folded for turn in turns if turn.folded}
+            said = {turn.actor.id: turn.transition.told() for turn in turns if turn.transition is not None}
+            try:
+                await self._inbox.after(folded, said)
+            except FabricUnavailable as fault:
+                log.warning("watchers were not told, letters stay: both repair themselves", fault=str(fault))
+            for turn in turns:
+                self._rest(turn.actor)
+
+    def _rest(self, actor: Actor) -> None:
+        """The turn is over: send what is owed, set the alarms, and let the run go when it only waits."""
+        if self._residents.get(actor.id) is not actor:
+            return
+        self._send_owed(actor)
+        if self._may_leave(actor):
+            self._ownership.let_go(actor)
+            return
+        now = self._clock.monotonic()
+        when = actor.deadline()
+        if when is not None:
+            self._residents.alarm(actor, self._clock.at(when))
+        self._residents.alarm(actor, max(actor.quiet_since, now - self._linger_s / 2) + self._linger_s)
+        self._residents.free(actor)
+
+    def _may_leave(self, actor: Actor) -> bool:
+        """Whether the run only waits: nothing rung, nothing open, quiet for a while, no deadline near."""
+        if actor.rung is not None or actor.local or actor.open_effects or not self._intending:
+            return False
+        if self._clock.monotonic() - actor.quiet_since < self._linger_s:
+            return False
+        when = actor.deadline()
+        return when is None or when - self._clock.now() > 2000
+
+    def _send_owed(self, actor: Actor) -> None:
+        for effect in actor.owed():
+            self._send(actor, effect)
+
+    def _send(self, actor: Actor, effect: Effect) -> None:
+        actor.open_effects += 1
+        permit = partial(self._permit, actor, effect)
+        self._dispatch.submit(effect, permit=permit, answer=partial(self._answer, actor))
+
+    def _permit(self, actor: Actor, effect: Effect) -> bool:
+        """Law 7: the lease was renewed a moment ago, the run is still ours, and the call is still owed."""
+        fresh = self._clock.monotonic() - actor.renewed_at < self._fresh_s
+        return fresh and self._intending and self._residents.get(actor.id) is actor and actor.still_owes(effect)
+
+    def _answer(self, actor: Actor, letter: Letter | None) -> None:
+        actor.open_effects -= 1
+        if letter is not None and self._residents.get(actor.id) is actor:
+            actor.local.append(letter)
+            self._residents.ring(actor.id, "s" if isinstance(letter, Sent) else "h")

@@ -1,0 +1,91 @@
+"""All that actors and the host know of the world: protocols, kept by ``store``, ``fabric`` and ``dispatch``, and by the
+simulation's doubles. What a method may raise is part of it: FabricUnavailable and StoreUnavailable mean "again later".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
+from daemon.machine.effects import Effect
+from daemon.machine.record import Outcomes, Told, Transition
+from daemon.machine.state import Run
+
+Held = tuple[RunId, str, Epoch]
+"""A run, the owner token it is held with, and the epoch of the claim."""
+
+Offer = tuple[bytes, RunId]
+"""An entry of the ready stream, to be acknowledged, and the run it offers."""
+
+
+class Lane(Protocol):
+    """Commits batches in turn; a run stands in a batch once."""
+
+    async def commit(self, batch: Sequence[Transition]) -> Outcomes:
+        """Answers once the outcome of every transition is known; never raises for Postgres' sake."""
+        ...
+
+
+class Claims(Protocol):
+    """Claims in Postgres: the fence."""
+
+    async def claim(self, wanted: Mapping[RunId, str]) -> tuple[list[tuple[Run, Epoch]], int]: ...
+
+    async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None]]) -> set[RunId]: ...
+
+    async def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]: ...
+
+
+class Leases(Protocol):
+    """Leases in Redis: the courtesy."""
+
+    async def take(self, wanted: Mapping[RunId, str]) -> set[RunId]: ...
+
+    async def seal(self, claimed: Sequence[Held]) -> set[RunId]: ...
+
+    async def renew(self, held: Sequence[Held]) -> Mapping[RunId, str]: ...
+
+    async def release(self, held: Sequence[Held], *, force: bool = False) -> Mapping[RunId, str]: ...
+
+
+class Inbox(Protocol):
+    """Letters, and this node's doorbell."""
+
+    async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]: ...
+
+    async def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None: ...
+
+    async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]: ...
+
+
+class Ready(Protocol):
+    """Runs without an owner."""
+
+    async def mark(self, run_ids: Sequence[RunId]) -> int: ...
+
+    async def take(self, count: int, block_ms: int) -> list[Offer]: ...
+
+    async def reclaim(self, idle_ms: int, count: int) -> list[Offer]: ...
+
+    async def done(self, entries: Sequence[bytes]) -> None: ...
+
+
+Permit = Callable[[], bool]
+"""Asked immediately before the bytes are written: is the lease fresh, and is the call still owed?"""
+
+Answer = Callable[[Letter | None], None]
+"""Called exactly once when an effect is through; None says nothing to the run."""
+
+
+class Dispatch(Protocol):
+    """Carries effects out, each in its own time."""
+
+    def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None: ...
+
+
+class Weather(Protocol):
+    """Whether somebody hears the Gateway's events, so that a call's RESULT will be noticed."""
+
+    @property
+    def subscribed(self) -> bool: ...

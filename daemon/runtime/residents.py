@@ -1,0 +1,131 @@
+"""The table of the runs in memory: who is rung, who is busy, and the alarms. Synchronous; the host's alone.
+
+A run is marked busy here before anything about it is awaited, so it never has two turns at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+
+from daemon import telemetry
+from daemon.machine.commands import RunId, Urgency
+from daemon.runtime.actor import Actor
+
+_RANK: dict[Urgency | None, int] = {None: 0, "s": 1, "h": 2, "c": 3}
+
+
+class Residents:
+    """Actors by run. ``hold_s``: how long a softly rung run waits for company."""
+
+    def __init__(self, monotonic: Callable[[], float], *, hold_s: float) -> None:
+        self._monotonic = monotonic
+        self._hold_s = hold_s
+        self._actors: dict[RunId, Actor] = {}
+        self._rung: dict[RunId, None] = {}
+        self._alarms: list[tuple[float, RunId]] = []
+        self._due: dict[RunId, float] = {}
+        self._bell = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def __iter__(self) -> Iterator[Actor]:
+        return iter(list(self._actors.values()))
+
+    def get(self, run_id: RunId) -> Actor | None:
+        return self._actors.get(run_id)
+
+    def add(self, actor: Actor) -> None:
+        """A freshly claimed run moves in and is looked at."""
+        self._actors[actor.id] = actor
+        telemetry.resident_runs.set(len(self._actors))
+        self._wake(actor)
+
+    def remove(self, actor: Actor) -> None:
+        """The run moves out; what others still hold of the actor is no longer listened to."""
+        if self._actors.get(actor.id) is actor:
+            del self._actors[actor.id]
+            self._rung.pop(actor.id, None)
+            self._due.pop(actor.id, None)
+            telemetry.resident_runs.set(len(self._actors))
+
+    def ring(self, run_id: RunId, urgency: Urgency) -> bool:
+        """Somebody wants this run looked at; False when it does not live here."""
+        actor = self._actors.get(run_id)
+        if actor is None:
+            return False
+        if _RANK[urgency] > _RANK[actor.rung]:
+            actor.rung = urgency
+        if urgency == "s":
+            self.alarm(actor, self._monotonic() + self._hold_s)
+        else:
+            self._wake(actor)
+        return True
+
+    def free(self, actor: Actor) -> None:
+        """The turn is over; if somebody rang meanwhile, the next one begins."""
+        actor.busy = False
+        if actor.rung is not None:
+            if actor.rung == "s":
+                self.alarm(actor, self._monotonic() + self._hold_s)
+            else:
+                self._wake(actor)
+
+    def alarm(self, actor: Actor, at: float) -> None:
+        """Look at the run at ``at`` (monotonic s) at the latest."""
+        due = self._due.get(actor.id)
+        if due is None or at < due:
+            self._due[actor.id] = at
+            heapq.heappush(self._alarms, (at, actor.id))
+            self._bell.set()
+
+    async def wait(self) -> None:
+        """Until some run may be looked at."""
+        while True:
+            self._ring_due()
+            if self._rung:
+                return
+            self._bell.clear()
+            timeout = max(0.0, self._alarms[0][0] - self._monotonic()) if self._alarms else None
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._bell.wait()
+            except TimeoutError:
+                pass
+
+    def take(self, limit: int) -> list[Actor]:
+        """At most ``limit`` rung runs, now busy."""
+        taken: list[Actor] = []
+        for run_id in list(self._rung):
+            if len(taken) == limit:
+                break
+            del self._rung[run_id]
+            actor = self._actors.get(run_id)
+            if actor is not None and not actor.busy:
+                actor.busy = True
+                self._due.pop(run_id, None)
+                taken.append(actor)
+        return taken
+
+    def put_back(self, actors: Iterable[Actor], at: float) -> None:
+        """Their turn could not even begin; again at ``at``."""
+        for actor in actors:
+            actor.busy = False
+            self.alarm(actor, at)
+
+    def _wake(self, actor: Actor) -> None:
+        if not actor.busy:
+            self._rung[actor.id] = None
+            self._bell.set()
+
+    def _ring_due(self) -> None:
+        now = self._monotonic()
+        while self._alarms and self._alarms[0][0] <= now:
+            at, run_id = heapq.heappop(self._alarms)
+            if self._due.get(run_id) == at:
+                del self._due[run_id]
+                actor = self._actors.get(run_id)
+                if actor is not None:
+                    self._wake(actor)

@@ -1,0 +1,83 @@
+"""The sweep: repairs what signals missed. Every node can, one does; it marks runs ready and touches nothing else.
+
+Due: passive, and its ``wake_at`` has come. Orphaned: an owner in Postgres and no lease in Redis. Commanded: a command
+without verdict for longer than ``stale_after_s``. A live neighbour's run is never marked for being quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from uuid import UUID
+
+from daemon import telemetry
+from daemon.errors import FabricUnavailable, StoreUnavailable
+from daemon.fabric.inbox import Inbox, Post
+from daemon.fabric.lease import Leases, Singleton
+from daemon.fabric.ready import Ready
+from daemon.store.claims import Claims
+from daemon.telemetry import log
+
+LIMIT = 1000
+"""Runs looked at in one statement."""
+MONTHS_AHEAD = 3
+PARTITIONS_EVERY_S = 6 * 3600.0
+NOBODY = UUID(int=0)
+
+
+class Sweep:
+    """The sweep of this node; ``run`` until cancelled, working only while it has the role."""
+
+    def __init__(
+        self,
+        *,
+        claims: Claims,
+        leases: Leases,
+        inbox: Inbox,
+        ready: Ready,
+        role: Singleton,
+        period_s: float,
+        stale_after_s: float,
+    ) -> None:
+        self._claims = claims
+        self._leases = leases
+        self._inbox = inbox
+        self._ready = ready
+        self._role = role
+        self._period_s = period_s
+        self._stale_after_s = stale_after_s
+        self._partitions_at = 0.0
+
+    async def run(self) -> None:
+        """Look every period, with a jitter of a tenth so that nodes do not beat together."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                if await self._role.hold():
+                    await self.once()
+                    if loop.time() >= self._partitions_at:
+                        await self._claims.ensure_partitions(MONTHS_AHEAD)
+                        self._partitions_at = loop.time() + PARTITIONS_EVERY_S
+            except (FabricUnavailable, StoreUnavailable) as fault:
+                log.warning("the sweep waits", fault=str(fault))
+            await asyncio.sleep(self._period_s * random.uniform(0.9, 1.1))  # noqa: S311 - a jitter, not a secret
+
+    async def leave(self) -> None:
+        """Give the role to another node at once; part of a drain."""
+        try:
+            await self._role.leave()
+        except FabricUnavailable as fault:
+            log.warning("the sweep role was not given back, it will run out", fault=str(fault))
+
+    async def once(self) -> None:
+        """One look at everything."""
+        due = await self._claims.due(LIMIT)
+        telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due))
+        commanded = await self._claims.commanded(self._stale_after_s, LIMIT)
+        await self._inbox.append([Post(run_id, "c") for run_id in commanded])
+        telemetry.sweep_marks.labels("commanded").inc(len(commanded))
+        after = NOBODY
+        while owned := await self._claims.owned(after, LIMIT):
+            orphans = await self._leases.missing(owned)
+            telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans))
+            after = owned[-1]

@@ -1,0 +1,48 @@
+"""The event log, read back: pages of a run's events by seq, as bytes ready for a client. Used by ``api/stream``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from daemon.machine.wire import frame, iso
+from daemon.store.pool import Pool, reading
+
+_PAGE = """
+SELECT seq, event_type, payload, (extract(epoch FROM created_at) * 1000)::bigint AS at_ms
+FROM workflow_run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """SSE frames of the events ``first_seq … last_seq``, in order; ``count`` of them."""
+
+    frames: bytes
+    last_seq: int
+    count: int
+
+
+class EventLog:
+    """The table ``workflow_run_events``. Every method raises StoreUnavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def page(self, run_id: UUID, *, after_seq: int, limit: int) -> Page:
+        """The next at most ``limit`` events after ``after_seq``; ``count`` 0 at the end."""
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(_PAGE, run_id, after_seq, limit)
+        frames = b"".join(
+            frame(run_id, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode()) for row in rows
+        )
+        return Page(frames, rows[-1]["seq"] if rows else after_seq, len(rows))
+
+    async def last_seqs(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How far each run's log goes, and so whether a watcher missed something."""
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT id, last_seq FROM workflow_runs WHERE id = ANY($1::uuid[])", list(run_ids)
+            )
+        return {row["id"]: row["last_seq"] for row in rows}

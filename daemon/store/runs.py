@@ -1,0 +1,150 @@
+"""Runs as the API sees them: created, and read with their steps and attempts. Moves no status; the journal does.
+
+Used by ``api``. A run and its start command are one statement, so a run that exists will be started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from daemon.machine.commands import RunId
+from daemon.store.pool import Pool, reading
+
+_CREATE = """
+WITH run AS (
+    INSERT INTO workflow_runs (id, workflow_id, user_id, status, nonce, wake_at)
+    VALUES ($1, $2, $3, 'running', $4, clock_timestamp()) RETURNING id
+), spec AS (
+    INSERT INTO workflow_run_specs (run_id, snapshot) SELECT id, $5::text::json FROM run
+)
+INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT $6, id, 'start', $3 FROM run
+"""
+
+_HEAD = """
+SELECT id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
+    created_at, last_activity_at, error_code, error_message
+FROM workflow_runs WHERE id = $1 AND user_id = $2
+"""
+
+_STEPS = """
+SELECT step_id, status, approved_by, approved_at_ms FROM workflow_run_steps WHERE run_id = $1 ORDER BY step_index
+"""
+
+_ATTEMPTS = """
+SELECT step_index, attempt, req_id, state, intended_at_ms, ended_at_ms, error::text, exit_code, result::text, log_tail
+FROM workflow_run_attempts WHERE run_id = $1 ORDER BY step_index, attempt
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHead:
+    """The hot row, for handlers that need no more."""
+
+    id: RunId
+    workflow_id: UUID
+    user_id: str
+    status: str
+    paused_reason: str | None
+    paused_seq: int
+    current_step_index: int
+    last_seq: int
+    created_at: datetime
+    updated_at: datetime
+    error_code: str | None
+    error_message: str | None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in ("completed", "failed", "canceled")
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step that something happened to; times are epoch ms."""
+
+    step_id: str
+    status: str
+    approved_by: str | None
+    approved_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One attempt; ``error`` and ``result`` are JSON texts, times are epoch ms."""
+
+    step_index: int
+    attempt: int
+    req_id: str
+    state: str
+    intended_at_ms: int
+    ended_at_ms: int | None
+    error: str | None
+    exit_code: int | None
+    result: str | None
+    log_tail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run with everything of it; ``snapshot`` is JSON text, ``steps`` and ``attempts`` stand in their order."""
+
+    head: RunHead
+    snapshot: str
+    steps: Sequence[StepView]
+    attempts: Sequence[AttemptView]
+
+
+class Runs:
+    """The tables of runs. Every method raises StoreUnavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create(
+        self, *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, snapshot: str, command_id: UUID
+    ) -> None:
+        """The run row, its immutable snapshot and its start command: one statement, all or nothing."""
+        async with reading(self._pool) as connection:
+            await connection.execute(_CREATE, run_id, workflow_id, user_id, nonce, snapshot, command_id)
+
+    async def head(self, run_id: UUID, *, user_id: str) -> RunHead | None:
+        """A run of this user; None when there is none (another's is none)."""
+        async with reading(self._pool) as connection:
+            row = await connection.fetchrow(_HEAD, run_id, user_id)
+        return _head(row) if row is not None else None
+
+    async def view(self, run_id: UUID, *, user_id: str) -> RunView | None:
+        """As ``head``, with snapshot, steps and attempts, all of one moment."""
+        async with (
+            reading(self._pool) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            row = await connection.fetchrow(_HEAD, run_id, user_id)
+            if row is None:
+                return None
+            snapshot = await connection.fetchval("SELECT snapshot FROM workflow_run_specs WHERE run_id = $1", run_id)
+            steps = [StepView(*row) for row in await connection.fetch(_STEPS, run_id)]
+            attempts = [AttemptView(*row) for row in await connection.fetch(_ATTEMPTS, run_id)]
+        return RunView(head=_head(row), snapshot=snapshot, steps=steps, attempts=attempts)
+
+
+def _head(row: asyncpg.Record) -> RunHead:
+    return RunHead(
+        id=RunId(row["id"]),
+        workflow_id=row["workflow_id"],
+        user_id=row["user_id"],
+        status=row["status"],
+        paused_reason=row["paused_reason"],
+        paused_seq=row["paused_seq"],
+        current_step_index=row["current_step_index"],
+        last_seq=row["last_seq"],
+        created_at=row["created_at"],
+        updated_at=row["last_activity_at"],
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+    )

@@ -1,0 +1,141 @@
+"""The statements of the hot path: the grouped commit, the claim, the release. Read beside ``journal`` and ``claims``.
+
+The commit is one statement for many runs. ``held`` locks the rows that pass the fence, in id order (so two batches
+never wait for each other in a circle); everything else happens for those ids only.
+"""
+
+COMMIT = """
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::bigint[],
+        $9::int[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[]
+    ) AS t(run_id, epoch, owner, expected_seq, last_seq, status, paused_reason, paused_seq,
+           step_index, at_ms, started_ms, finished_ms, error_code, error_message)
+), held AS MATERIALIZED (
+    SELECT r.id, to_timestamp(g.at_ms / 1000.0) AS at, g.last_seq FROM workflow_runs r JOIN given g ON g.run_id = r.id
+    WHERE r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
+    ORDER BY r.id FOR UPDATE OF r
+), moved AS (
+    UPDATE workflow_runs r SET
+        last_seq = g.last_seq, status = g.status, paused_reason = g.paused_reason, paused_seq = g.paused_seq,
+        current_step_index = g.step_index, last_activity_at = held.at,
+        started_at = to_timestamp(g.started_ms / 1000.0), finished_at = to_timestamp(g.finished_ms / 1000.0),
+        error_code = g.error_code, error_message = g.error_message
+    FROM given g JOIN held ON held.id = g.run_id WHERE r.id = held.id
+    RETURNING r.id
+), step_rows AS (
+    INSERT INTO workflow_run_steps AS s (run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms)
+    SELECT t.* FROM unnest($15::uuid[], $16::int[], $17::text[], $18::text[], $19::int[], $20::text[], $21::bigint[])
+        AS t(run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms)
+    JOIN held ON held.id = t.run_id
+    ON CONFLICT (run_id, step_index) DO UPDATE SET
+        status = excluded.status, attempts = excluded.attempts,
+        approved_by = excluded.approved_by, approved_at_ms = excluded.approved_at_ms
+), attempt_rows AS (
+    INSERT INTO workflow_run_attempts AS a (
+        run_id, step_index, attempt, req_id, epoch, state, first_intended_at_ms, intended_at_ms, ack_by_ms,
+        deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
+        ended_at_ms, answered, log_bytes, mark_term, mark_number, arguments, error, exit_code, result, log_tail)
+    SELECT t.run_id, t.step_index, t.attempt, t.req_id, t.epoch, t.state, t.first_ms, t.intended_ms, t.ack_ms,
+        t.deadline_ms, t.acked_ms, t.canceling, t.cancel_ms, t.retry_ms, t.tries, t.unsent_reason, t.unsent_detail,
+        t.ended_ms, t.answered, t.log_bytes, t.mark_term, t.mark_number,
+        coalesce(t.arguments, '{}')::json, t.error::json, t.exit_code, t.result::json, coalesce(t.log_tail, '')
+    FROM unnest(
+        $22::uuid[], $23::int[], $24::int[], $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::bigint[],
+        $30::bigint[], $31::bigint[], $32::bigint[], $33::text[], $34::bigint[], $35::bigint[], $36::int[],
+        $37::text[], $38::text[], $39::bigint[], $40::bool[], $41::int[], $42::bigint[], $43::bigint[], $44::text[],
+        $45::text[], $46::int[], $47::text[], $48::text[]
+    ) AS t(run_id, step_index, attempt, req_id, epoch, state, first_ms, intended_ms, ack_ms, deadline_ms, acked_ms,
+           canceling, cancel_ms, retry_ms, tries, unsent_reason, unsent_detail, ended_ms, answered, log_bytes,
+           mark_term, mark_number, arguments, error, exit_code, result, log_tail)
+    JOIN held ON held.id = t.run_id
+    ON CONFLICT (run_id, step_index, attempt) DO UPDATE SET
+        epoch = excluded.epoch, state = excluded.state, intended_at_ms = excluded.intended_at_ms,
+        ack_by_ms = excluded.ack_by_ms, deadline_at_ms = excluded.deadline_at_ms, acked_at_ms = excluded.acked_at_ms,
+        canceling = excluded.canceling, cancel_until_ms = excluded.cancel_until_ms, retry_at_ms = excluded.retry_at_ms,
+        tries = excluded.tries, unsent_reason = excluded.unsent_reason, unsent_detail = excluded.unsent_detail,
+        ended_at_ms = excluded.ended_at_ms, answered = excluded.answered, log_bytes = excluded.log_bytes,
+        mark_term = excluded.mark_term, mark_number = excluded.mark_number,
+        error = coalesce(excluded.error, a.error), exit_code = coalesce(excluded.exit_code, a.exit_code),
+        result = coalesce(excluded.result, a.result), log_tail = right(a.log_tail || excluded.log_tail, 8000)
+), event_rows AS (
+    INSERT INTO workflow_run_events (run_id, seq, event_type, payload, created_at)
+    SELECT t.run_id, t.seq, t.event_type, t.payload::json, held.at
+    FROM unnest($49::uuid[], $50::bigint[], $51::text[], $52::text[]) AS t(run_id, seq, event_type, payload)
+    JOIN held ON held.id = t.run_id
+), verdict_rows AS (
+    UPDATE workflow_run_commands c SET
+        verdict = CASE WHEN t.applied THEN 'applied' ELSE 'refused' END,
+        applied_seq = CASE WHEN t.applied THEN held.last_seq END, code = t.code, message = t.message
+    FROM unnest($53::uuid[], $54::uuid[], $55::bool[], $56::text[], $57::text[])
+        AS t(run_id, command_id, applied, code, message)
+    JOIN held ON held.id = t.run_id
+    WHERE c.id = t.command_id AND c.run_id = t.run_id AND c.verdict IS NULL
+)
+SELECT id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM moved
+"""
+
+WHERE_IT_STANDS = """
+SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+FROM workflow_runs WHERE id = ANY($1::uuid[])
+"""
+
+CLAIM = """
+WITH want AS (SELECT * FROM unnest($1::uuid[], $2::text[]) AS t(id, owner)),
+held AS (SELECT r.id FROM workflow_runs r JOIN want ON want.id = r.id ORDER BY r.id FOR UPDATE OF r)
+UPDATE workflow_runs r SET epoch = r.epoch + 1, owner = want.owner, wake_at = NULL
+FROM want JOIN held ON held.id = want.id WHERE r.id = held.id
+RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.paused_seq, r.current_step_index,
+    r.epoch, r.owner, r.last_seq, r.error_code, r.error_message,
+    (extract(epoch FROM r.created_at) * 1000)::bigint AS created_ms,
+    (extract(epoch FROM r.started_at) * 1000)::bigint AS started_ms,
+    (extract(epoch FROM r.finished_at) * 1000)::bigint AS finished_ms,
+    (extract(epoch FROM r.last_activity_at) * 1000)::bigint AS last_ms,
+    (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+"""
+
+LOAD_SPECS = "SELECT run_id, snapshot FROM workflow_run_specs WHERE run_id = ANY($1::uuid[])"
+
+LOAD_STEPS = """
+SELECT run_id, step_index, status, attempts, approved_by, approved_at_ms
+FROM workflow_run_steps WHERE run_id = ANY($1::uuid[])
+"""
+
+LOAD_ATTEMPTS = """
+SELECT a.* FROM unnest($1::uuid[]) AS want(id) CROSS JOIN LATERAL (
+    SELECT run_id, step_index, attempt, req_id, epoch, state, first_intended_at_ms, intended_at_ms, ack_by_ms,
+        deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
+        ended_at_ms, answered, log_bytes, mark_term, mark_number
+    FROM workflow_run_attempts WHERE run_id = want.id ORDER BY step_index DESC, attempt DESC LIMIT $2
+) AS a
+"""
+
+RELEASE = """
+WITH given AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[]) AS t(id, epoch, owner, wake_ms)
+), held AS (
+    SELECT r.id FROM workflow_runs r JOIN given g ON g.id = r.id
+    WHERE r.epoch = g.epoch AND r.owner = g.owner ORDER BY r.id FOR UPDATE OF r
+)
+UPDATE workflow_runs r SET owner = NULL, wake_at = to_timestamp(g.wake_ms / 1000.0)
+FROM given g JOIN held ON held.id = g.id WHERE r.id = held.id
+RETURNING r.id
+"""
+
+OPEN_COMMANDS = """
+SELECT id, run_id, kind, payload, seen_seq, issued_by FROM workflow_run_commands
+WHERE run_id = ANY($1::uuid[]) AND verdict IS NULL ORDER BY run_id, id
+"""
+
+DUE = """
+SELECT id FROM workflow_runs WHERE owner IS NULL AND wake_at IS NOT NULL AND wake_at <= clock_timestamp()
+ORDER BY wake_at LIMIT $1
+"""
+
+OWNED = "SELECT id FROM workflow_runs WHERE owner IS NOT NULL AND id > $1 ORDER BY id LIMIT $2"
+
+COMMANDED = """
+SELECT run_id FROM workflow_run_commands
+WHERE verdict IS NULL AND created_at < clock_timestamp() - make_interval(secs => $1) GROUP BY run_id
+ORDER BY min(created_at) LIMIT $2
+"""

@@ -1,0 +1,169 @@
+"""Every metric, the log and spans: the one catalogue of what Runwarden tells about itself.
+
+Anyone but ``machine`` may use it. Metrics are module-level Prometheus objects, named by what they count; nothing here
+takes a run's id, a user or an agent as a label (their number has no bound).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+registry = CollectorRegistry(auto_describe=True)
+ProcessCollector(registry=registry)
+GCCollector(registry=registry)
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, registry=registry)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, registry=registry)
+
+
+def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = _FAST) -> Histogram:
+    return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+
+# Runtime: owning and carrying runs.
+resident_runs = _gauge("runwarden_resident_runs", "Runs that this node holds in memory.")
+claims = _counter("runwarden_claims_total", "Runs taken, by what became of it.", "outcome")
+passivations = _counter("runwarden_passivations_total", "Runs let go because they only wait.")
+turns = _counter("runwarden_turns_total", "Turns of runs: an inbox read and folded.")
+parked = _counter("runwarden_parked_total", "Runs set aside as engine_interrupted because their own turn failed.")
+fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
+leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
+sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
+letters = _counter("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
+strangers = _counter("runwarden_strange_letters_total", "Letters about attempts that nobody made; forged or very late.")
+attempts_ended = _counter("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")
+runs_ended = _counter("runwarden_runs_ended_total", "Runs that came to their end, by status.", "status")
+
+# Store: the journal.
+commits = _counter("runwarden_commits_total", "Statements that committed transitions.")
+transitions = _counter("runwarden_transitions_total", "Transitions committed.")
+commit_seconds = _histogram("runwarden_commit_seconds", "Time of one grouped commit.")
+commit_repeats = _counter("runwarden_commit_repeats_total", "Commits repeated because their outcome was unknown.")
+poisoned = _counter("runwarden_poisoned_total", "Transitions that Postgres can never accept.")
+
+# Fabric and ingest: carrying.
+ingest_envelopes = _counter("runwarden_ingest_envelopes_total", "Envelopes read from Gateways, by type.", "type")
+ingest_dropped = _counter("runwarden_ingest_dropped_total", "Envelopes for no run of ours, or unreadable.")
+gateway_subscribed = _gauge("runwarden_gateway_subscribed", "1 while somebody reads the Gateway's events.")
+chunks_dropped = _counter("runwarden_chunks_dropped_total", "CHUNKs dropped because a run's inbox was full.")
+
+# Dispatch: speaking to Gateways.
+calls = _counter("runwarden_gateway_calls_total", "Calls to Gateways, by verb and what came of it.", "verb", "outcome")
+call_seconds = _histogram("runwarden_gateway_call_seconds", "Time until the Gateway answered, by verb.", "verb")
+open_posts = _gauge("runwarden_open_posts", "Invokes written and not answered yet.")
+
+# Front.
+requests = _counter("runwarden_http_requests_total", "Requests, by route and status.", "route", "status")
+request_seconds = _histogram("runwarden_http_request_seconds", "Time of a request by route, but streams.", "route")
+watchers = _gauge("runwarden_watchers", "Open event streams, and handlers waiting for a verdict.")
+sse_cut = _counter("runwarden_sse_cut_total", "Event streams cut off because the client read too slowly.")
+verdict_seconds = _histogram("runwarden_verdict_seconds", "From a command's row to its verdict, as its handler saw it.")
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus' text format 0.0.4."""
+    return generate_latest(registry)
+
+
+class Log:
+    """Structured logging: a sentence and fields. ``log.info("node ready", port=8080)``."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, message: str, **fields: Any) -> None:
+        self._logger.debug(message, extra={"fields": fields})
+
+    def info(self, message: str, **fields: Any) -> None:
+        self._logger.info(message, extra={"fields": fields})
+
+    def warning(self, message: str, **fields: Any) -> None:
+        self._logger.warning(message, extra={"fields": fields})
+
+    def error(self, message: str, **fields: Any) -> None:
+        self._logger.error(message, extra={"fields": fields})
+
+    def exception(self, message: str, **fields: Any) -> None:
+        """As ``error``, with the traceback of the exception being handled."""
+        self._logger.error(message, exc_info=True, extra={"fields": fields})
+
+
+log = Log("runwarden")
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
+        stamp = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        text = f"{stamp} {record.levelname.lower():<7} {record.getMessage()}" + (f"  {fields}" if fields else "")
+        return text + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+def set_up_logging(*, level: str, style: str) -> None:
+    """Send everything to standard error as ``json`` or ``text``. Call once, at the edge."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("runwarden").setLevel(level)
+
+
+def set_up_tracing(mode: str, *, node: str) -> None:
+    """``console`` writes finished spans to standard error; ``off`` leaves OpenTelemetry's no-op in place."""
+    if mode == "console":
+        provider = TracerProvider(resource=Resource.create({"service.name": "runwarden", "service.instance.id": node}))
+        provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))
+        trace.set_tracer_provider(provider)
+
+
+_tracer = trace.get_tracer("runwarden")
+
+
+@contextmanager
+def span(name: str, *, headers: Mapping[str, str] | None = None, **attributes: str | int) -> Iterator[trace.Span]:
+    """A span around a block; ``headers`` may carry a caller's ``traceparent`` (W3C Trace Context)."""
+    context = propagate.extract(dict(headers)) if headers else None
+    with _tracer.start_as_current_span(name, context=context, attributes=attributes) as current:
+        yield current
+
+
+def trace_headers() -> dict[str, str]:
+    """``traceparent`` of the current span, for a call to a neighbour; empty when tracing is off."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier

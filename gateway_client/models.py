@@ -1,0 +1,141 @@
+"""What travels between the Gateway and its clients, as frozen values.
+
+Anyone may import it. Parsing is tolerant, because events come from other people's machines: what is missing or of the
+wrong type becomes empty, and nothing here raises for bad input. It never converts values inside payloads: big integers
+travel as strings and stay strings.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import orjson
+
+_HINTS: Final = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """One call of one tool. `timeout_ms` of 0 or less means no timeout at the agent."""
+
+    req_id: str
+    agent_id: str
+    tool_name: str
+    arguments: Mapping[str, Any]
+    timeout_ms: int
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentInfo:
+    """One agent. `online`: connected to this Gateway; `cached`: known from a registry only, and not callable here.
+
+    Times are unix seconds. `last_seen_at` does not move with heartbeats: an idle healthy agent looks stale.
+    """
+
+    agent_id: str
+    status: str
+    last_seen_at: int
+    connected_at: int
+
+    @classmethod
+    def from_wire(cls, told: object) -> Self | None:
+        """None when there is no agent id."""
+        entry = _mapping(told)
+        agent_id = _text(entry.get("agent_id"))
+        if not agent_id:
+            return None
+        return cls(
+            agent_id=agent_id,
+            status=_text(entry.get("status")),
+            last_seen_at=_integer(entry.get("last_seen_at")),
+            connected_at=_integer(entry.get("connected_at")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolInfo:
+    """One tool of one agent. `annotations` holds the four MCP hints, each only when it came as a real boolean."""
+
+    name: str
+    description: str = ""
+    input_schema: dict[str, Any] = field(default_factory=dict)
+    annotations: dict[str, bool] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, told: object) -> Self | None:
+        """None when there is no name."""
+        entry = _mapping(told)
+        name = _text(entry.get("name"))
+        if not name:
+            return None
+        hints = _mapping(entry.get("annotations"))
+        return cls(
+            name=name,
+            description=_text(entry.get("description")),
+            input_schema=_mapping(entry.get("input_schema")),
+            annotations={hint: hints[hint] for hint in _HINTS if isinstance(hints.get(hint), bool)},
+            meta=_mapping(entry.get("meta")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One event of the Gateway. `ts` is unix seconds, 0 when absent; absent texts are empty."""
+
+    type: str
+    agent_id: str
+    req_id: str
+    ts: int
+    payload: dict[str, Any]
+    raw: bytes = field(default=b"", compare=False, repr=False)
+    """The JSON text as it came, for whoever passes the event on without reading it."""
+
+    @classmethod
+    def parse(cls, raw: bytes | str) -> Self | None:
+        """None when this is no envelope: not JSON, not an object, `v` not a positive integer, no `type`."""
+        told = _load(raw)
+        if not isinstance(told, dict):
+            return None
+        kind, version = told.get("type"), told.get("v")
+        if not (isinstance(kind, str) and kind and _integer(version) > 0):
+            return None
+        return cls(
+            type=kind,
+            agent_id=_text(told.get("agent_id")),
+            req_id=_text(told.get("req_id")),
+            ts=_integer(told.get("ts")),
+            payload=_mapping(told.get("payload")),
+            raw=raw if isinstance(raw, bytes) else raw.encode(errors="replace"),
+        )
+
+
+def _load(raw: bytes | str) -> object:
+    """The JSON value, or None. What orjson refuses but a Go agent may send on is mended rather than lost:
+
+    lone surrogate escapes and invalid UTF-8 become U+FFFD.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+        again = json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False)
+        return orjson.loads(again.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,2 @@
+DROP TABLE workflow_run_attempts;
+DROP TABLE workflow_run_steps;
