@@ -1,1 +1,91 @@
-"""Runwarden's daemon. The architecture document is written here."""
+"""Runwarden's daemon: the architecture document of the code.
+
+Runwarden carries *runs*: serial lists of tool calls on other people's machines, some behind a person's approval. Every
+replica is the same process. Nothing is lost, nothing runs twice without somebody knowing.
+
+
+The rooms
+---------
+machine decides, store remembers, fabric carries, runtime drives, api speaks, dev pretends.
+
+    HTTP ─ api/runs ─▶ command row (Postgres) ─▶ fabric/inbox ─(bell)─▶ runtime/host ─▶ runtime/actor
+                                                    ▲   ▲                                  │ hear · decide · settle
+                 runtime/ingest ────────────────────┘   └─(in memory)─ runtime/dispatch ◀──┤ (machine, pure)
+                       ▲                                                  │                ▼
+                 Gateway events                                     Gateway calls    store/journal.commit
+                                                                                     (one statement, fenced, grouped)
+                                                                                           │
+    SSE ◀─ api/stream ◀── store/log (after Last-Event-ID) ◀──(hint + frames)── fabric/bus ◀┘
+
+    machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
+    store/      Postgres and all SQL: journal (commit), claims, runs, workflows, commands, log, migrate
+    fabric/     Redis, its keys and scripts: inbox and doorbell, lease, ready, bus
+    runtime/    actor (a value), host (the turn loop), ownership, dispatch, ingest, sweep; ``ports`` between
+    api/        the front: app (all routes), gate, workflows, runs, decisions, feed, stream, ops
+    dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
+    node.py     the composition root; config, errors, telemetry, auth are small and stand alone
+
+Imports go down only and are checked (``make check``): cli › dev › node › api | runtime › store | fabric › auth ›
+machine › telemetry › config › errors. The front and the actors never import one another: they meet in Postgres
+and Redis.
+
+
+The laws
+--------
+1. The machine is pure. ``now`` is an argument: Postgres time in epoch milliseconds, carried between exchanges on the
+   monotonic clock (``runtime/clock``), never behind the last event.
+2. Persist, then speak. A turn reads the whole inbox and the open command rows, folds them, commits everything at once;
+   then deletes exactly the letters folded, publishes, dispatches. All of that is repeatable: commands are rows, the
+   first RESULT wins, CHUNKs carry (term, number).
+3. The lease is a courtesy, the fence is the law: every commit says WHERE id, epoch, owner, last_seq. Zero rows, or a
+   lost reply, is followed by reading the row: mine and advanced, it was committed; mine and unchanged, repeat; else
+   fenced: drop the actor and whatever it had not sent.
+4. A person's word is a committed row before it is acknowledged. Bells carry nothing.
+5. The actor is the only decider. A handler submits and waits for a verdict. A command names the pause it saw; at
+   another pause it is refused.
+6. Effects are derived from the state, never queued. The actor remembers only what it asked for under its own claim.
+7. Never a tool twice without knowing. The intent is committed with its epoch before the call; only that epoch owes
+   ``Invoke``, any later one owes ``Inquire``. With the connection in hand, before the first byte, dispatch asks the
+   permit: lease renewed less than TTL/2 ago, still ours, still owed. A proof that nothing was sent lets the same
+   attempt be intended again; each proof names the send it denies (``tries``).
+8. Signals are hints, state is truth, the sweep repairs: due, orphaned, commanded runs are marked ready.
+9. Waiting costs nothing: after a short linger a waiting run leaves memory, its lease first, then ``owner``.
+10. Terminal is for ever, by trigger. Late evidence is appended and moves no status.
+11. A bound on everything; what overflows is dropped in a named order (CHUNKs first, a RESULT never) and counted.
+12. Taste is a failing test (``tests/test_tidy.py``, the import contracts).
+
+
+Where this differs from the first design, and why
+-------------------------------------------------
+* ``wake_at`` is written when a run is let go, not in every commit. A resident's deadline is an alarm in its node; if
+  the node dies its runs are orphans, which the sweep finds without ``wake_at``. In return the commits of a step touch
+  no indexed column and stay heap-only (HOT).
+* Answers of our own dispatch (202, refused, uncertain) reach the actor in memory, not through Redis. They are of no
+  use to any other owner: after a crash the attempt is inquired whatever they said. It saves a round trip a step.
+* ``hear`` stands beside ``decide``: letters come in batches and get no verdict, commands come alone and get one each.
+* ``record`` turns events into rows purely, so that adding an event stays in ``machine/``.
+* Three events were added to the list of v1 because replaying the log must rebuild the state: ``tool.sent`` (202, but
+  no acknowledgement within the hold), ``tool.unsent`` (proof that nothing left), ``tool.canceling`` (we ask the agent
+  to stop).
+* The agent is given our deadline plus five seconds: ours decides, the agent's own is the backstop. With equal times
+  its RESULT would race our CANCEL and turn plain timeouts into unknown outcomes.
+* While a cancel is under way the result store is asked once more, whoever intended the call: a RESULT that the event
+  stream dropped then still settles the attempt before the grace ends.
+
+
+How to …
+--------
+* add an event: a class in ``machine/events``, a branch in ``evolve`` and ``wire``, and who emits it (``hear``,
+  ``decide`` or a rule of ``settle``). Nothing outside ``machine/`` and its tests.
+* add an effect: a class and a line in ``machine/effects``, a branch in ``runtime/dispatch``.
+* add an endpoint: a handler, a line in ``api/app``.
+* add a setting: a field with its unit and reason in ``config``, then ``make docs``.
+* add a metric: a line in ``telemetry``.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("runwarden")
+except PackageNotFoundError:  # run from a tree that was never installed
+    __version__ = "0.0.0"

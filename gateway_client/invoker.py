@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[Answer | MaybeSent] | None = None
         self._reader = AnswerReader()
         self._over = False
-        self.rested_at = loop.time()
+        self.rested_at = 0.0  # monotonic, of the event loop
         self.lost: asyncio.Future[None] = loop.create_future()
 
     @property
@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
         self._transport = cast(asyncio.Transport, transport)
+        self.rested_at = self._loop.time()
         sock = transport.get_extra_info("socket")
         for level, option, value in _KEEPALIVE:
             if hasattr(socket, option):  # macOS has other names

@@ -29,18 +29,25 @@ class Bus:
         self._own = f"{keys.root}bus:{node}"
         self._pubsub = client.patient.pubsub()
         self._wanted: set[UUID] = set()
+        self._order = asyncio.Lock()
+        """Keeps SUBSCRIBE and UNSUBSCRIBE on the wire in the order of the wishes."""
         self._up = asyncio.Event()
 
     async def watch(self, run_ids: Sequence[UUID]) -> None:
         """Hear of these runs from now on. On return the subscription was asked for; Redis answers in order."""
         self._wanted.update(run_ids)
-        if self._up.is_set():
+        async with self._order:
+            if not self._up.is_set():
+                return
             with contextlib.suppress(RedisError, OSError):  # `run` will notice and subscribe to all that is wanted
                 await self._pubsub.subscribe(*[self._keys.events(run_id) for run_id in run_ids])
 
     async def unwatch(self, run_id: UUID) -> None:
+        """Stop hearing of a run, unless somebody wishes to hear of it again by now."""
         self._wanted.discard(run_id)
-        if self._up.is_set():
+        async with self._order:
+            if not self._up.is_set() or run_id in self._wanted:
+                return
             with contextlib.suppress(RedisError, OSError):
                 await self._pubsub.unsubscribe(self._keys.events(run_id))
 
@@ -52,9 +59,10 @@ class Bus:
         while True:
             try:
                 with speaking():
-                    channels = [self._keys.events(run_id) for run_id in self._wanted]
-                    await self._pubsub.subscribe(self._own, *channels)
-                    self._up.set()
+                    async with self._order:
+                        channels = [self._keys.events(run_id) for run_id in self._wanted]
+                        await self._pubsub.subscribe(self._own, *channels)
+                        self._up.set()
                     async for message in self._pubsub.listen():
                         self._deliver(message, heard)
             except Exception as fault:  # noqa: BLE001 - whatever broke the ear, it must hear again

@@ -28,6 +28,8 @@ from daemon.telemetry import log
 TURN_LIMIT = 500
 """Most runs folded in one go, so that nobody waits long for the others."""
 RETRY_S = 0.25
+LEAST_PAUSE_S = 0.05
+"""Between two looks whether a run may leave."""
 FAILURES_BEFORE_PARK = 3
 
 
@@ -227,7 +229,8 @@ class Host:
         when = actor.deadline()
         if when is not None:
             self._residents.alarm(actor, self._clock.at(when))
-        self._residents.alarm(actor, max(actor.quiet_since, now - self._linger_s / 2) + self._linger_s)
+        pause_s = max(self._linger_s / 2, LEAST_PAUSE_S)
+        self._residents.alarm(actor, max(actor.quiet_since + self._linger_s, now + pause_s))
         self._residents.free(actor)
 
     def _may_leave(self, actor: Actor) -> bool:
