@@ -91,6 +91,11 @@ class Runtime(Group):
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
         description="Name of this process in leases and logs, unique among the nodes. Default: host name and pid.",
     )
+    role: str = Field(
+        "both",
+        pattern="^(front|runner|both)$",
+        description="front serves the API, runner carries runs, both does both.",
+    )
     lease_ttl_s: float = Field(
         10.0, gt=0.2, description="A node silent for longer loses its runs; a takeover takes this plus two sweeps."
     )

@@ -1,180 +1,70 @@
 """The composition root: opens everything in order, runs it in one TaskGroup, drains, closes in reverse.
 
-Used by ``cli`` and by the end-to-end tests. Nothing else may know every room.
+Used by ``cli``, ``dev`` and the end-to-end tests. Nothing else may know every room.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
-from daemon.api.app import make_app
-from daemon.api.context import Context, Health
-from daemon.api.feed import Feed
+from daemon.api.context import Health
+from daemon.api.front import Front
 from daemon.config import Settings, mask
-from daemon.errors import RunwardenError, SetupError
-from daemon.fabric.bus import Bus
+from daemon.errors import SetupError
 from daemon.fabric.client import Client, open_client
-from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
-from daemon.fabric.lease import Leases, Singleton
-from daemon.fabric.ready import Ready
-from daemon.machine.state import Limits
-from daemon.runtime.clock import Clock
-from daemon.runtime.dispatch import GatewayDispatch
-from daemon.runtime.host import Host
-from daemon.runtime.ingest import Ingest
-from daemon.runtime.ownership import Ownership
-from daemon.runtime.residents import Residents
-from daemon.runtime.sweep import Sweep
-from daemon.store.claims import Claims
-from daemon.store.commands import Commands
+from daemon.runtime.runner import Runner
 from daemon.store.journal import Lane
-from daemon.store.log import EventLog
 from daemon.store.migrate import missing
 from daemon.store.pool import Pool, open_pool
-from daemon.store.runs import Runs
-from daemon.store.workflows import Workflows
 from daemon.telemetry import log
 from gateway_client import GatewayClient
 
 PROBE_S = 1.0
-QUIET_S = 5.0
+CLOSE_S = 5.0
 
 
 class Node:
     """One node, opened. ``run`` serves until cancelled; ``drain`` is the one extra verb."""
 
-    def __init__(
-        self, settings: Settings, pool: Pool, redis: Client, gateway: GatewayClient, lanes: list[Lane]
-    ) -> None:
+    def __init__(self, settings: Settings, pool: Pool, redis: Client, runner: Runner | None) -> None:
         self._settings = settings
         self._pool = pool
         self._redis = redis
-        runtime, fabric = settings.runtime, settings.fabric
-        name = runtime.node_name
-        keys = Keys(fabric.redis_prefix)
+        self._runner = runner
         self._health = Health()
-        self._log = EventLog(pool)
-        self._bus = Bus(redis, keys, node=name)
-        self._feed = Feed(self._bus, bound=settings.http.sse_queue)
-        inbox = Inbox(redis, keys, bound=fabric.inbox_bound)
-        ready = Ready(redis, keys, node=name)
-        leases = Leases(redis, keys, ttl_s=runtime.lease_ttl_s)
-        claims = Claims(pool)
-        clock = Clock(time.monotonic)
-        residents = Residents(time.monotonic, hold_s=runtime.log_hold_s)
-        self._dispatch = GatewayDispatch(gateway)
-        self._ownership = Ownership(
-            residents=residents,
-            clock=clock,
-            claims=claims,
-            leases=leases,
-            inbox=inbox,
-            ready=ready,
-            node=name,
-            lease_ttl_s=runtime.lease_ttl_s,
-            capacity=runtime.residents,
-        )
-        self._ingest = Ingest(
-            client=gateway,
-            inbox=inbox,
-            role=Singleton(redis, keys, "ingest", node=name, ttl_s=runtime.lease_ttl_s),
-            ttl_s=runtime.lease_ttl_s,
-            retry_s=settings.gateway.gateway_retry_s,
-            missed=lambda: self._host.ask_again(),
-        )
-        self._host = Host(
-            residents=residents,
-            clock=clock,
-            lanes=lanes,
-            claims=claims,
-            inbox=inbox,
-            ownership=self._ownership,
-            dispatch=self._dispatch,
-            weather=self._ingest,
-            limits=Limits(
-                patience_ms=int(runtime.step_patience_s * 1000), ack_timeout_ms=int(runtime.ack_timeout_s * 1000)
-            ),
-            lease_ttl_s=runtime.lease_ttl_s,
-            linger_s=runtime.linger_s,
-            batch=settings.store.journal_batch,
-        )
-        self._sweep = Sweep(
-            claims=claims,
-            leases=leases,
-            inbox=inbox,
-            ready=ready,
-            role=Singleton(redis, keys, "sweep", node=name, ttl_s=max(runtime.lease_ttl_s, 3 * runtime.sweep_period_s)),
-            period_s=runtime.sweep_period_s,
-            stale_after_s=runtime.stale_after_s,
-        )
-        self._app = make_app(
-            Context(
-                settings=settings.http,
-                workflows=Workflows(pool),
-                runs=Runs(pool),
-                commands=Commands(pool),
-                log=self._log,
-                inbox=inbox,
-                feed=self._feed,
-                health=self._health,
-            )
-        )
+        keys = Keys(settings.fabric.redis_prefix)
+        ops_only = settings.runtime.role == "runner"
+        self._front = Front(settings, pool, redis, keys, self._health, ops_only=ops_only)
         self.url = ""
-        """Where the API answers, once ``run`` has begun."""
+        """Where it answers, once ``run`` has begun."""
 
     async def run(self, started: asyncio.Event) -> None:
-        """Serve until cancelled; sets ``started`` when the API answers. Raises SetupError when the port is taken."""
+        """Serve until cancelled; sets ``started`` when it answers. Raises SetupError when the port is taken."""
         async with AsyncExitStack() as stack:
             self.url = await self._listen(stack)
             async with asyncio.TaskGroup() as group:
-                for name, coroutine in {
-                    "bus": self._bus.run(self._feed.heard),
-                    "host": self._host.run(),
-                    "ingest": self._ingest.run(),
-                    "take": self._ownership.take(),
-                    "listen": self._ownership.listen(),
-                    "renew": self._ownership.renew(lambda actor: self._host.ask_again_about(actor)),
-                    "leave": self._ownership.leave(),
-                    "sweep": self._sweep.run(),
-                    "probe": self._probe(),
-                    "compare": self._compare(),
-                }.items():
-                    group.create_task(coroutine, name=name)
-                log.info("node ready", url=self.url, node=self._settings.runtime.node_name)
+                parts = {"probe": self._probe(), **self._front.parts()}
+                parts |= self._runner.parts() if self._runner is not None else {}
+                for name, part in parts.items():
+                    group.create_task(part, name=name)
+                runtime = self._settings.runtime
+                log.info("node ready", url=self.url, node=runtime.node_name, role=runtime.role)
                 started.set()
 
     async def drain(self) -> None:
-        """Leave without harm: stop taking, let open calls finish, hand every run over, end the streams.
-
-        Order matters: not ready first, so that no new client comes; the roles last but one, so that results are heard
-        while calls are still open.
-        """
+        """Leave without harm: not ready first, so that no new client comes; then the runs; the streams last."""
         self._health.leaving = True
-        self._ownership.stop_taking()
-        self._host.stop_intending()
-        cut = await self._dispatch.drain(self._settings.runtime.drain_s)
-        try:
-            async with asyncio.timeout(QUIET_S):
-                await self._host.quiet()
-        except TimeoutError:
-            log.warning("some turns did not finish before the hand-over; their owner will repeat them")
-        try:
-            handed = await self._ownership.hand_over()
-            log.info("handed over", runs=handed, calls_cut=cut)
-        except RunwardenError as fault:
-            log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
-        self._feed.close()
-        await self._sweep.leave()
-        await self._ingest.leave()
+        if self._runner is not None:
+            await self._runner.drain()
+        self._front.close_streams()
 
     async def _listen(self, stack: AsyncExitStack) -> str:
-        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(self._front.app, access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         http = self._settings.http
@@ -194,29 +84,22 @@ class Node:
         state: dict[str, str | None] = {"postgres": None, "redis": None}
         self._health.parts["postgres"] = lambda: state["postgres"]
         self._health.parts["redis"] = lambda: state["redis"]
-        self._health.parts["gateway"] = self._gateway_fault
+        if self._runner is not None:
+            self._health.parts["gateway"] = self._gateway_fault
         while True:
             state["postgres"] = await _fault_of(self._pool.fetchval("SELECT 1", timeout=PROBE_S * 2))
             state["redis"] = await _fault_of(self._redis.redis.ping())
             await asyncio.sleep(PROBE_S)
 
     def _gateway_fault(self) -> str | None:
-        if self._ingest.subscribed:
+        if self._runner is None or self._runner.hears:
             return None
         return f"The event stream of {mask(self._settings.gateway.gateway_url)} is not open; no tool can be called."
 
-    async def _compare(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.http.sse_heartbeat_s)
-            try:
-                await self._feed.compare(self._log)
-            except RunwardenError as fault:
-                log.warning("watchers could not be compared with the log", fault=str(fault))
 
-
-async def _fault_of(question: object) -> str | None:
+async def _fault_of(question: Awaitable[object]) -> str | None:
     try:
-        await question  # type: ignore[misc] # any awaitable
+        await question
     except Exception as fault:  # noqa: BLE001 - whatever is wrong there is what we tell
         return f"does not answer: {str(fault) or type(fault).__name__}"
     return None
@@ -225,7 +108,7 @@ async def _fault_of(question: object) -> str | None:
 @asynccontextmanager
 async def open_node(settings: Settings) -> AsyncIterator[Node]:
     """A node with everything open; closed in reverse on leaving. Raises SetupError when something cannot work."""
-    store, fabric, gateway = settings.store, settings.fabric, settings.gateway
+    store, fabric = settings.store, settings.fabric
     url = store.postgres_url.get_secret_value()
     async with AsyncExitStack() as stack:
         pool = await open_pool(url, size=store.postgres_pool, patience_s=store.start_patience_s)
@@ -239,22 +122,26 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
             allow_eviction=fabric.redis_allow_eviction,
         )
         stack.push_async_callback(redis.close)
-        lanes = [Lane(url) for _ in range(store.journal_lanes)]
-        for lane in lanes:
-            await lane.open()
-            stack.push_async_callback(lane.close)
-        client = GatewayClient(
-            gateway.gateway_url,
-            gateway.gateway_token.get_secret_value(),
-            max_connections=gateway.gateway_connections,
-        )
-        stack.push_async_callback(client.aclose)
-        yield Node(settings, pool, redis, client, lanes)
+        runner = await _open_runner(settings, pool, redis, stack) if settings.runtime.role != "front" else None
+        yield Node(settings, pool, redis, runner)
+
+
+async def _open_runner(settings: Settings, pool: Pool, redis: Client, stack: AsyncExitStack) -> Runner:
+    url, gateway = settings.store.postgres_url.get_secret_value(), settings.gateway
+    lanes = [Lane(url) for _ in range(settings.store.journal_lanes)]
+    for lane in lanes:
+        await lane.open()
+        stack.push_async_callback(lane.close)
+    client = GatewayClient(
+        gateway.gateway_url, gateway.gateway_token.get_secret_value(), max_connections=gateway.gateway_connections
+    )
+    stack.push_async_callback(client.aclose)
+    return Runner(settings, pool, redis, Keys(settings.fabric.redis_prefix), client, lanes)
 
 
 async def _close_pool(pool: Pool) -> None:
     try:
-        async with asyncio.timeout(QUIET_S):
+        async with asyncio.timeout(CLOSE_S):
             await pool.close()
     except TimeoutError:
         pool.terminate()

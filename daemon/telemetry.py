@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
@@ -133,9 +133,9 @@ class _Text(logging.Formatter):
         return text + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
-def set_up_logging(*, level: str, style: str) -> None:
-    """Send everything to standard error as ``json`` or ``text``. Call once, at the edge."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up_logging(*, level: str, style: str, stream: TextIO | None = None) -> None:
+    """Send everything to ``stream`` (else standard error) as ``json`` or ``text``. Call once, at the edge."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]

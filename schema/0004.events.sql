@@ -41,7 +41,8 @@ BEGIN
     RETURN made;
 END $$;
 
-SELECT ensure_event_partitions(3);
+-- not SELECT: yoyo prints what a SELECT answers
+DO $$ BEGIN PERFORM ensure_event_partitions(3); END $$;
 
 CREATE FUNCTION refuse_to_rewrite_history() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

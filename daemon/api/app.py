@@ -1,4 +1,4 @@
-"""The whole HTTP surface in one list. Adding an endpoint: one handler, one line here."""
+"""The whole HTTP surface in one place. Adding an endpoint: one handler, one line here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from daemon.api.gate import gate
 
 RUN = "/v1/workflow-runs/{run_id}"
 
-ROUTES = [
+API = [
     web.post("/v1/workflows", workflows.create),
     web.post("/v1/workflow-runs", runs.create),
     web.get(RUN, runs.get),
@@ -20,15 +20,18 @@ ROUTES = [
     web.post(RUN + "/reject", decisions.reject),
     web.get(RUN + "/commands/{command_id}", decisions.command),
     web.get(RUN + "/events", stream.events),
+]
+
+OPS = [
     web.get("/healthz", ops.healthz),
     web.get("/readyz", ops.readyz),
     web.get("/metrics", ops.metrics),
 ]
 
 
-def make_app(context: Context) -> web.Application:
-    """The application over everything it may use."""
+def make_app(context: Context, *, ops_only: bool = False) -> web.Application:
+    """The application over everything it may use; ``ops_only``: what a runner answers."""
     app = web.Application(middlewares=[gate], client_max_size=context.settings.body_limit_bytes)
     app[CONTEXT] = context
-    app.add_routes(ROUTES)
+    app.add_routes(OPS if ops_only else [*API, *OPS])
     return app

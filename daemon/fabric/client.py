@@ -50,7 +50,7 @@ def _redis(url: str, *, connections: int, timeout_s: float | None) -> Redis:
         retry=Retry(NoBackoff(), 1),
         client_name="runwarden",
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)  # and closes it with itself
 
 
 async def open_client(url: str, *, patience_s: float, allow_eviction: bool = False) -> Client:

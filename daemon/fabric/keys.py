@@ -7,7 +7,8 @@
 | ``doorbell:<node>`` | stream, TTL | "look at these runs" |
 | ``ready`` | stream, group ``nodes`` | "this run has no owner" |
 | ``events:<run>`` | pub/sub | what was committed just now, as SSE frames |
-| ``singleton:<name>`` | string, TTL | who does what only one node may do |
+| ``role:<name>`` | string, TTL | who does what only one node may do |
+| ``beacon:<name>`` | string, TTL | a word that holds as long as it is repeated |
 """
 
 from __future__ import annotations
@@ -42,5 +43,8 @@ class Keys:
     def doorbell(self, node: str) -> str:
         return self.doorbells + node
 
-    def singleton(self, name: str) -> str:
-        return f"{self.root}singleton:{name}"
+    def role(self, name: str) -> str:
+        return f"{self.root}role:{name}"
+
+    def beacon(self, name: str) -> str:
+        return f"{self.root}beacon:{name}"

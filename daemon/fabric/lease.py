@@ -1,7 +1,7 @@
-"""Leases: who tries to own a run, and who does what only one may do. A courtesy; the fence in Postgres is the law.
+"""Leases: who tries to own a run. A courtesy; the fence in Postgres is the law.
 
-Used by ``runtime/host`` (runs) and by ingest and sweep (singletons). A lease's value is ``<owner token>|<epoch>``, the
-owner token ``<node>/<nonce>``; the epoch is 0 between the taking and the claim in Postgres.
+Used by ``runtime/ownership`` through ``ports.Leases``, and by the sweep. A lease's value is ``<owner token>|<epoch>``,
+the owner token ``<node>/<nonce>``; the epoch is 0 between the taking and the claim in Postgres.
 """
 
 from __future__ import annotations
@@ -88,42 +88,6 @@ class Leases:
                     pipe.exists(self._keys.lease(run_id))
                 answers = await pipe.execute()
         return [run_id for run_id, there in zip(run_ids, answers, strict=True) if not there]
-
-
-class Singleton:
-    """A role that one node has at a time: ``hold`` tries to take or keep it, ``leave`` gives it up."""
-
-    def __init__(self, client: Client, keys: Keys, name: str, *, node: str, ttl_s: float) -> None:
-        self._client = client
-        self._key = keys.singleton(name)
-        self._node = node
-        self._ttl_ms = int(ttl_s * 1000)
-        self._renew = client.script("renew")
-        self._unlock = client.script("unlock")
-        self.term = 0
-        """The holder's term: the server's clock (ms) when it took the role, so it outlives a flush; 0: not held."""
-
-    async def hold(self) -> bool:
-        """Whether the role is ours for another TTL. Raises FabricUnavailable."""
-        with speaking():
-            if self.term:
-                answer = await self._renew(keys=[self._key], args=[self._ttl_ms, self._node])
-                if answer[0] != b"l":
-                    return True
-                self.term = 0
-                return False
-            if not await self._client.redis.set(self._key, self._node, nx=True, px=self._ttl_ms):
-                return False
-            seconds, micros = await self._client.redis.time()
-            self.term = seconds * 1000 + micros // 1000
-            return True
-
-    async def leave(self) -> None:
-        """Give the role up, if it is ours."""
-        if self.term:
-            self.term = 0
-            with speaking():
-                await self._unlock(keys=[self._key], args=[self._node])
 
 
 def _parts(items: Sequence[tuple[RunId, str, Epoch]]) -> Iterable[Sequence[tuple[RunId, str, Epoch]]]:

@@ -1,94 +1,152 @@
-"""Ingest: hears a Gateway's events and puts each into the inbox of the run it names. One holder a Gateway.
+"""Ingest: hears a Gateway's events and puts each into the inbox of the run it names.
 
-Used by ``node``. One read of the stream becomes one script call with many letters. Letters carry the holder's term and
-a number, so that a repeated append is known for what it is. The stream has no replay: after every gap ``missed`` is
-called, and attempts in flight are inquired.
+Used by ``node``. Of all nodes one is the holder and appends; where there is a second it is the standby: it hears the
+same and remembers the last 30 s of ACKs and RESULTs, which it appends when it takes over. Letters carry the holder's
+term and a number, so that a repeated append is known for what it is. The stream itself has no replay: after a gap
+``missed`` is called, and attempts in flight are inquired.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable
 from daemon.fabric.inbox import Inbox, Post
-from daemon.fabric.lease import Singleton
+from daemon.fabric.role import Beacon, Role
 from daemon.machine.commands import Mark, Urgency
 from daemon.machine.state import run_of
+from daemon.runtime.memory import Memory
 from daemon.telemetry import log
 from gateway_client import Envelope, GatewayClient, GatewayError
 
 URGENCY: dict[str, Urgency] = {"INVOKE_ACK": "s", "CHUNK": "s", "RESULT": "h", "CANCEL_ACK": "h"}
 """The envelopes that concern a run. An INVOKE_ACK that says no is followed by nothing, so it must be heard at once."""
+REMEMBERED = frozenset({"INVOKE_ACK", "RESULT", "CANCEL_ACK"})
 RETRY_MAX_S = 15.0
+LOOK_S = 0.5
+"""Between two looks at the roles: a leaving holder is followed within this."""
+HAND_OVER_S = 2.0
+"""How long a leaving holder waits for a standby that hears."""
+
+Part = Literal["holder", "standby", "none"]
 
 
 class Ingest:
-    """The ear of this node for one Gateway. ``subscribed`` is true while its events reach some node's inboxes."""
+    """The ear of this node for one Gateway."""
 
     def __init__(
         self,
         *,
         client: GatewayClient,
         inbox: Inbox,
-        role: Singleton,
+        holder: Role,
+        standby: Role,
+        heard: Beacon,
+        standby_hears: Beacon,
         ttl_s: float,
         retry_s: float,
         missed: Callable[[], None],
     ) -> None:
         self._client = client
         self._inbox = inbox
-        self._role = role
-        self._hold_s = ttl_s / 3
+        self._holder = holder
+        self._standby = standby
+        self._heard = heard
+        self._standby_hears = standby_hears
+        self._look_s = min(LOOK_S, ttl_s / 4)
         self._retry_s = retry_s
         self._missed = missed
+        self._memory = Memory(time.monotonic)
+        self._part: Part = "none"
         self._number = 0
         self._open = False
-        self._another_holds = False
+        self._somebody_hears = False
+        self._leaving = False
 
     @property
     def subscribed(self) -> bool:
-        return self._open or self._another_holds
+        """Whether the Gateway's events reach the inboxes, by this node or another. Without it nothing is intended."""
+        return (self._open and self._part == "holder") or self._somebody_hears
 
     async def run(self) -> None:
-        """Hold the role and listen, or stand by; until cancelled."""
+        """Take the part that is free, and listen; until cancelled."""
+        listening: asyncio.Task[None] | None = None
         try:
             while True:
-                if await self._hold():
-                    await self._while_holder()
-                await asyncio.sleep(self._hold_s)
+                try:
+                    await self._take_part()
+                    await self._tell()
+                except FabricUnavailable as fault:
+                    log.warning("ingest waits for Redis", fault=str(fault))
+                if self._part != "none" and listening is None:
+                    listening = asyncio.create_task(self._listen(), name="ingest-listen")
+                elif self._part == "none" and listening is not None:
+                    await _end(listening)
+                    listening = None
+                    self._set_open(False)
+                if listening is not None and listening.done():
+                    listening.result()
+                await asyncio.sleep(self._look_s)
         finally:
+            if listening is not None:
+                await _end(listening)
             self._set_open(False)
 
     async def leave(self) -> None:
-        """Give the role to another node at once; part of a drain."""
+        """Part of a drain: stop only once a standby hears (or there is none), so that no RESULT falls between."""
+        self._leaving = True
         try:
-            await self._role.leave()
+            if self._part == "holder":
+                await self._holder.leave()
+                await self._await_successor()
+            else:
+                await self._standby.leave()
         except FabricUnavailable as fault:
             log.warning("the ingest role was not given back, it will run out", fault=str(fault))
 
-    async def _hold(self) -> bool:
-        try:
-            held = await self._role.hold()
-        except FabricUnavailable as fault:
-            log.warning("ingest waits for Redis", fault=str(fault))
-            return False
-        self._another_holds = not held
-        return held
+    async def _await_successor(self) -> None:
+        """Go on appending until the standby has taken over (its repeats are harmless), or as long as is sensible."""
+        until = time.monotonic() + HAND_OVER_S
+        while time.monotonic() < until:
+            if not await self._standby_hears.seen() or await self._holder.taken():
+                return
+            await asyncio.sleep(self._look_s / 5)
 
-    async def _while_holder(self) -> None:
-        listening = asyncio.create_task(self._listen(), name="ingest-listen")
-        try:
-            while not listening.done():
-                await asyncio.wait({listening}, timeout=self._hold_s)
-                if not await self._hold() and self._another_holds:
-                    log.warning("another node took the ingest role")
-                    return
-        finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
-            self._set_open(False)
+    async def _take_part(self) -> None:
+        if self._leaving:
+            return
+        if await self._holder.hold():
+            if self._part != "holder":
+                await self._become_holder()
+        else:
+            self._part = "standby" if await self._standby.hold() else "none"
+
+    async def _become_holder(self) -> None:
+        was = self._part
+        self._part = "holder"
+        if was == "standby":
+            recalled = self._memory.recall()
+            log.info("took over the ingest", recalled=len(recalled))
+            await self._append(recalled)
+            await self._standby_hears.douse()
+            await self._standby.leave()
+
+    async def _tell(self) -> None:
+        """Let the other nodes know who hears."""
+        if self._leaving:
+            return
+        if self._open and self._part == "holder":
+            await self._heard.shine()
+            self._somebody_hears = True
+            return
+        if self._open and self._part == "standby":
+            await self._standby_hears.shine()
+        self._somebody_hears = await self._heard.seen()
 
     async def _listen(self) -> None:
         """Open the stream again for ever; waits grow while the Gateway is away."""
@@ -97,33 +155,41 @@ class Ingest:
             try:
                 async with self._client.events() as stream:
                     self._set_open(True)
+                    await self._tell_now()
                     self._missed()
                     pause_s = self._retry_s
-                    log.info("hearing the Gateway")
+                    log.info("hearing the Gateway", part=self._part)
                     async for envelopes in stream:
                         await self._deliver(envelopes)
                 log.warning("the Gateway ended its event stream")
             except GatewayError as fault:
                 log.warning("the Gateway is not heard", fault=str(fault), again_in_s=pause_s)
+            was_holder = self._part == "holder"
             self._set_open(False)
+            if was_holder:
+                self._somebody_hears = False
+                with contextlib.suppress(FabricUnavailable):  # it runs out by itself
+                    await self._heard.douse()
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_MAX_S)
 
+    async def _tell_now(self) -> None:
+        try:
+            await self._tell()
+        except FabricUnavailable as fault:
+            log.warning("nobody can be told that the Gateway is heard", fault=str(fault))
+
     async def _deliver(self, envelopes: Sequence[Envelope]) -> None:
-        posts: list[Post] = []
         for envelope in envelopes:
             telemetry.ingest_envelopes.labels(envelope.type if envelope.type in URGENCY else "other").inc()
-            urgency = URGENCY.get(envelope.type)
-            if urgency is None:
-                continue
-            run_id = run_of(envelope.req_id)
-            if run_id is None:
-                telemetry.ingest_dropped.inc()
-                continue
-            if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
-                urgency = "h"
-            self._number += 1
-            posts.append(Post(run_id, urgency, envelope.raw, Mark(self._role.term, self._number)))
+        if self._part == "standby":
+            self._memory.keep(envelope for envelope in envelopes if envelope.type in REMEMBERED)
+            return
+        await self._append(envelopes)
+
+    async def _append(self, envelopes: Sequence[Envelope]) -> None:
+        """All letters of one read in one call, repeated until Redis has them."""
+        posts = [post for envelope in envelopes if (post := self._post(envelope)) is not None]
         while posts:
             try:
                 await self._inbox.append(posts)
@@ -133,6 +199,24 @@ class Ingest:
             else:
                 return
 
+    def _post(self, envelope: Envelope) -> Post | None:
+        urgency = URGENCY.get(envelope.type)
+        if urgency is None:
+            return None
+        run_id = run_of(envelope.req_id)
+        if run_id is None:
+            telemetry.ingest_dropped.inc()
+            return None
+        if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
+            urgency = "h"
+        self._number += 1
+        return Post(run_id, urgency, envelope.raw, Mark(self._holder.term, self._number))
+
     def _set_open(self, is_open: bool) -> None:
         self._open = is_open
         telemetry.gateway_subscribed.set(1 if is_open else 0)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -13,8 +13,9 @@ from uuid import UUID
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.fabric.inbox import Inbox, Post
-from daemon.fabric.lease import Leases, Singleton
+from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
+from daemon.fabric.role import Role
 from daemon.store.claims import Claims
 from daemon.telemetry import log
 
@@ -35,7 +36,7 @@ class Sweep:
         leases: Leases,
         inbox: Inbox,
         ready: Ready,
-        role: Singleton,
+        role: Role,
         period_s: float,
         stale_after_s: float,
     ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from typing import Any
 
 from daemon.config import mask
 from daemon.errors import SetupError
@@ -18,14 +19,14 @@ def migrate(url: str, *, rollback_all: bool = False) -> list[str]:
     Raises SetupError when Postgres does not answer or refuses a migration.
     """
     import psycopg
-    from yoyo import get_backend, read_migrations
+    from yoyo import get_backend
 
     try:
         backend = get_backend(_yoyo_url(url))
     except psycopg.OperationalError as fault:
         raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
     try:
-        migrations = read_migrations(str(resources.files("schema")))
+        migrations = _migrations()
         with backend.lock():
             chosen = backend.to_rollback(migrations) if rollback_all else backend.to_apply(migrations)
             moved = [migration.id for migration in chosen]
@@ -40,16 +41,24 @@ def migrate(url: str, *, rollback_all: bool = False) -> list[str]:
 def missing(url: str) -> list[str]:
     """The ids of migrations that this database has not seen. Raises SetupError as ``migrate``."""
     import psycopg
-    from yoyo import get_backend, read_migrations
+    from yoyo import get_backend
 
     try:
         backend = get_backend(_yoyo_url(url))
     except psycopg.OperationalError as fault:
         raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
     try:
-        return [one.id for one in backend.to_apply(read_migrations(str(resources.files("schema"))))]
+        return [one.id for one in backend.to_apply(_migrations())]
     finally:
         backend.connection.close()
+
+
+def _migrations() -> Any:
+    """The scripts of ``schema/``. yoyo would also take its ``__init__.py`` for a migration."""
+    from yoyo import read_migrations
+
+    found = read_migrations(str(resources.files("schema")))
+    return found.replace([one for one in found if one.path.endswith(".sql")])
 
 
 def _yoyo_url(url: str) -> str:

@@ -1,0 +1,71 @@
+"""A node's front: the application and the feed behind it, put together over one Postgres and one Redis.
+
+Used by ``node``. A node that is a runner only still answers health and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from aiohttp import web
+
+from daemon.api.app import make_app
+from daemon.api.context import Context, Health
+from daemon.api.feed import Feed
+from daemon.config import Settings
+from daemon.errors import RunwardenError
+from daemon.fabric.bus import Bus
+from daemon.fabric.client import Client
+from daemon.fabric.inbox import Inbox
+from daemon.fabric.keys import Keys
+from daemon.store.commands import Commands
+from daemon.store.log import EventLog
+from daemon.store.pool import Pool
+from daemon.store.runs import Runs
+from daemon.store.workflows import Workflows
+from daemon.telemetry import log
+
+
+class Front:
+    """Serves the API on this node; ``ops_only``: health and metrics, nothing else."""
+
+    def __init__(
+        self, settings: Settings, pool: Pool, redis: Client, keys: Keys, health: Health, *, ops_only: bool
+    ) -> None:
+        self._heartbeat_s = settings.http.sse_heartbeat_s
+        self._ops_only = ops_only
+        self._log = EventLog(pool)
+        self._bus = Bus(redis, keys, node=settings.runtime.node_name)
+        self._feed = Feed(self._bus, bound=settings.http.sse_queue)
+        self.app: web.Application = make_app(
+            Context(
+                settings=settings.http,
+                workflows=Workflows(pool),
+                runs=Runs(pool),
+                commands=Commands(pool),
+                log=self._log,
+                inbox=Inbox(redis, keys, bound=settings.fabric.inbox_bound),
+                feed=self._feed,
+                health=health,
+            ),
+            ops_only=ops_only,
+        )
+
+    def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """The long-lived parts by name; each runs until cancelled."""
+        return {} if self._ops_only else {"bus": self._bus.run(self._feed.heard), "compare": self._compare()}
+
+    def close_streams(self) -> None:
+        """End every event stream with a hint to come back; part of a drain."""
+        self._feed.close()
+
+    async def _compare(self) -> None:
+        """At every heartbeat, see whether a watcher missed something."""
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            try:
+                await self._feed.compare(self._log)
+            except RunwardenError as fault:
+                log.warning("watchers could not be compared with the log", fault=str(fault))

@@ -1,0 +1,152 @@
+"""A node's runner: every part of this room, put together over one Postgres, one Redis and one Gateway.
+
+Used by ``node`` when the node's role is ``runner`` or ``both``. ``parts`` are its coroutines, ``drain`` hands over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from daemon.config import Settings
+from daemon.errors import RunwardenError
+from daemon.fabric.client import Client
+from daemon.fabric.inbox import Inbox
+from daemon.fabric.keys import Keys
+from daemon.fabric.lease import Leases
+from daemon.fabric.ready import Ready
+from daemon.fabric.role import Beacon, Role
+from daemon.machine.state import Limits
+from daemon.runtime.clock import Clock
+from daemon.runtime.dispatch import GatewayDispatch
+from daemon.runtime.host import Host
+from daemon.runtime.ingest import Ingest
+from daemon.runtime.ownership import Ownership
+from daemon.runtime.residents import Residents
+from daemon.runtime.sweep import Sweep
+from daemon.store.claims import Claims
+from daemon.store.journal import Lane
+from daemon.store.pool import Pool
+from daemon.telemetry import log
+from gateway_client import GatewayClient
+
+QUIET_S = 5.0
+
+
+class Runner:
+    """Owns and carries runs on this node."""
+
+    def __init__(
+        self, settings: Settings, pool: Pool, redis: Client, keys: Keys, gateway: GatewayClient, lanes: list[Lane]
+    ) -> None:
+        runtime = settings.runtime
+        node, ttl_s = runtime.node_name, runtime.lease_ttl_s
+        self._drain_s = runtime.drain_s
+        claims, clock = Claims(pool), Clock(time.monotonic)
+        inbox = Inbox(redis, keys, bound=settings.fabric.inbox_bound)
+        ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
+        residents = Residents(time.monotonic, hold_s=runtime.log_hold_s)
+        self._dispatch = GatewayDispatch(gateway)
+        self._ownership = Ownership(
+            residents=residents,
+            clock=clock,
+            claims=claims,
+            leases=leases,
+            inbox=inbox,
+            ready=ready,
+            node=node,
+            lease_ttl_s=ttl_s,
+            capacity=runtime.residents,
+        )
+        self._ingest = _ingest(settings, redis, keys, gateway, inbox, self)
+        self._host = Host(
+            residents=residents,
+            clock=clock,
+            lanes=lanes,
+            claims=claims,
+            inbox=inbox,
+            ownership=self._ownership,
+            dispatch=self._dispatch,
+            weather=self._ingest,
+            limits=_limits(settings),
+            lease_ttl_s=ttl_s,
+            linger_s=runtime.linger_s,
+            batch=settings.store.journal_batch,
+        )
+        self._sweep = Sweep(
+            claims=claims,
+            leases=leases,
+            inbox=inbox,
+            ready=ready,
+            role=Role(redis, keys, "sweep", node=node, ttl_s=max(ttl_s, 3 * runtime.sweep_period_s)),
+            period_s=runtime.sweep_period_s,
+            stale_after_s=runtime.stale_after_s,
+        )
+
+    @property
+    def hears(self) -> bool:
+        """Whether the Gateway's events are heard, here or on another node."""
+        return self._ingest.subscribed
+
+    def missed(self) -> None:
+        """The Gateway's stream had a gap: ask what became of every attempt in flight here."""
+        self._host.ask_again()
+
+    def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """The long-lived parts by name; each runs until cancelled."""
+        return {
+            "host": self._host.run(),
+            "ingest": self._ingest.run(),
+            "take": self._ownership.take(),
+            "listen": self._ownership.listen(),
+            "renew": self._ownership.renew(self._host.ask_again_about),
+            "leave": self._ownership.leave(),
+            "sweep": self._sweep.run(),
+        }
+
+    async def drain(self) -> None:
+        """Leave without harm: begin nothing more, let open calls finish, hand every run over, then the roles.
+
+        The ingest goes last, so that results are heard as long as calls are open.
+        """
+        self._ownership.stop_taking()
+        self._host.stop_intending()
+        cut = await self._dispatch.drain(self._drain_s)
+        try:
+            async with asyncio.timeout(QUIET_S):
+                await self._host.quiet()
+        except TimeoutError:
+            log.warning("some turns did not finish before the hand-over; their next owner repeats them")
+        try:
+            handed = await self._ownership.hand_over()
+            log.info("handed over", runs=handed, calls_cut=cut)
+        except RunwardenError as fault:
+            log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
+        await self._sweep.leave()
+        await self._ingest.leave()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        patience_ms=int(settings.runtime.step_patience_s * 1000),
+        ack_timeout_ms=int(settings.runtime.ack_timeout_s * 1000),
+    )
+
+
+def _ingest(
+    settings: Settings, redis: Client, keys: Keys, gateway: GatewayClient, inbox: Inbox, runner: Runner
+) -> Ingest:
+    node, ttl_s = settings.runtime.node_name, settings.runtime.lease_ttl_s
+    return Ingest(
+        client=gateway,
+        inbox=inbox,
+        holder=Role(redis, keys, "ingest", node=node, ttl_s=ttl_s),
+        standby=Role(redis, keys, "ingest-standby", node=node, ttl_s=ttl_s),
+        heard=Beacon(redis, keys, "gateway-heard", node=node, ttl_s=ttl_s),
+        standby_hears=Beacon(redis, keys, "standby-hears", node=node, ttl_s=ttl_s),
+        ttl_s=ttl_s,
+        retry_s=settings.gateway.gateway_retry_s,
+        missed=runner.missed,
+    )
