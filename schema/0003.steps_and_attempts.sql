@@ -40,7 +40,7 @@ CREATE TABLE workflow_run_attempts (
     mark_number          bigint,
     arguments            json NOT NULL DEFAULT '{}',
     error                json,
-    exit_code            integer,
+    exit_code            bigint,
     result               json,
     log_tail             text NOT NULL DEFAULT '',
     PRIMARY KEY (run_id, step_index, attempt)

@@ -285,8 +285,8 @@ def _text(value: object, most: int = WORD_CHARS) -> str | None:
 
 
 def _exit_code(value: object) -> int | None:
-    """A signed 32-bit number, which is what the column holds; anything else says nothing."""
-    return value if type(value) is int and -(2**31) <= value < 2**31 else None
+    """A signed 64-bit number, which is what the column holds; anything else says nothing."""
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def _count(value: object) -> int:

@@ -44,7 +44,7 @@ WITH given AS MATERIALIZED (
         $22::uuid[], $23::int[], $24::int[], $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::bigint[],
         $30::bigint[], $31::bigint[], $32::bigint[], $33::text[], $34::bigint[], $35::bigint[], $36::int[],
         $37::text[], $38::text[], $39::bigint[], $40::bool[], $41::int[], $42::bigint[], $43::bigint[], $44::text[],
-        $45::text[], $46::int[], $47::text[], $48::text[]
+        $45::text[], $46::bigint[], $47::text[], $48::text[]
     ) AS t(run_id, step_index, attempt, req_id, epoch, state, first_ms, intended_ms, ack_ms, deadline_ms, acked_ms,
            canceling, cancel_ms, retry_ms, tries, unsent_reason, unsent_detail, ended_ms, answered, log_bytes,
            mark_term, mark_number, arguments, error, exit_code, result, log_tail)

@@ -1,0 +1,62 @@
+"""The demo told as plain text, line by line: for pipes, CI logs and terminals that can do no more.
+
+``demo`` uses it where there is no terminal; ``screen`` tells the same story where there is one. No control codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Self, assert_never
+
+from daemon.dev.story import News, Step, Story, seconds
+
+
+class Plain:
+    """Writes each piece of news as it comes."""
+
+    def __init__(self, story: Story, write: Callable[[str], None]) -> None:
+        self._story = story
+        self._write = write
+        self._headed: Step | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """There is nothing to give back."""
+
+    def aside(self) -> AbstractContextManager[object]:
+        """While somebody else writes or asks: nothing to do here."""
+        return nullcontext()
+
+    def tell(self, news: News) -> None:
+        """Write what happened."""
+        step = news.step
+        if step is None or news.told == "nothing":
+            return
+        if step is not self._headed:
+            self._headed = step
+            self._write(f"\n{step.number}/{len(self._story.steps)}  {step.name}  ({step.tool})")
+        for line in news.lines:
+            self._write(f"     │ {line}")
+        match news.told:
+            case "begun" | "said":
+                pass
+            case "waits":
+                self._write("     waits for approval")
+            case "decided":
+                self._write("     rejected" if step.state == "rejected" else "     approved")
+            case "ended":
+                self._ended(step)
+            case never:
+                assert_never(never)
+
+    def _ended(self, step: Step) -> None:
+        if step.state == "done":
+            self._write(f"     done in {seconds(step.duration_ms)}")
+            return
+        goes_on = ", and the run goes on (on_error: continue)" if step.continues else ""
+        self._write(f"     failed after {seconds(step.duration_ms)}{goes_on}")
+        for line in step.fault_lines:
+            self._write(f"     ! {line}")

@@ -1,0 +1,126 @@
+"""What the tests of several rooms share: a real Postgres, a real Valkey, and a migrated database for each test.
+
+The servers are started once a process (pytest-xdist: once a worker) and only when a test asks for them. Nothing here
+stands in for a room of ours. Tests run on uvloop, as production does; a room that wants more loops says so itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+import uvloop
+
+from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
+from daemon.fabric.client import Client, open_client
+from daemon.fabric.keys import Keys
+from daemon.store.migrate import migrate
+from daemon.store.pool import Pool, open_pool
+
+TEMPLATE = "migrated"
+_numbers = count(1)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def servers_dir() -> Iterator[Path]:
+    """A directory for servers' data. Not pytest's own: that is closed to the account PostgreSQL runs as under root."""
+    home = Path(tempfile.mkdtemp(prefix="runwarden-tests-")).resolve()
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """This process's PostgreSQL, which counts statements. Tests that stop or restart a server start one of their own."""
+    with EmbeddedPostgres(servers_dir / "postgres", fast=True) as server:
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+        server.stop()
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def admin(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
+    """A superuser's connection to the maintenance database, each statement committed by itself."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def template(postgres: EmbeddedPostgres, admin: psycopg.Connection) -> str:
+    """The name of a migrated database to clone; nobody may stay connected to it."""
+    admin.execute(f"CREATE DATABASE {TEMPLATE}")
+    url = url_of(postgres, TEMPLATE)
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION pg_stat_statements")
+    return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[EmbeddedValkey]:
+    """This process's Valkey."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+def url_of(server: EmbeddedPostgres, database: str) -> str:
+    """Where to reach a database of a server."""
+    return server.url.replace("@/postgres?", f"@/{database}?")
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    """The URL of a migrated, empty database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield url_of(postgres, name)
+    admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(valkey: EmbeddedValkey) -> Iterator[str]:
+    """The URL of an empty Valkey."""
+    with redis.Redis.from_url(valkey.url) as connection:
+        connection.flushall()
+        yield valkey.url
+
+
+@pytest.fixture
+def redis_prefix() -> str:
+    """The prefix of this test's keys."""
+    return f"t{next(_numbers)}"
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[Pool]:
+    """Connections to this test's database."""
+    opened = await open_pool(database, size=6, patience_s=10)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Client]:
+    """A client of this test's Valkey."""
+    opened = await open_client(redis_url, patience_s=10)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def keys(redis_prefix: str) -> Keys:
+    """The names of this test's keys."""
+    return Keys(redis_prefix)

@@ -1,0 +1,25 @@
+"""Waiting for something that another task or process brings about: polled until it holds, with a deadline, no luck."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+POLL_S = 0.005
+
+_T = TypeVar("_T")
+
+
+async def eventually(holds: Callable[[], _T | Awaitable[_T]], *, within_s: float = 10.0, what: str = "it") -> _T:
+    """Polls ``holds`` (plain or async) until it answers something true, and answers that; fails when time is over."""
+    until = time.monotonic() + within_s
+    while True:
+        found = holds()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < until, f"{what} never came to hold"
+        await asyncio.sleep(POLL_S)
