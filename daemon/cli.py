@@ -84,7 +84,10 @@ def serve() -> None:
 @click.option("--rollback-all", is_flag=True, hidden=True, help="Remove every table, and with them every run.")
 @click.option("--yes", is_flag=True, hidden=True, help="Do not ask before --rollback-all.")
 def migrate(rollback_all: bool, yes: bool) -> None:
-    """Bring the schema of RUNWARDEN_POSTGRES_URL up to date."""
+    """Bring the schema up to date.
+
+    In the database at RUNWARDEN_POSTGRES_URL; safe to repeat, and to run on several machines at once.
+    """
     from daemon.config import load_group, mask
     from daemon.store.migrate import migrate as apply
 
@@ -112,7 +115,10 @@ def config(as_json: bool) -> None:
 @click.option("--sub", default="dev", show_default=True, help="The user: 1 to 255 characters.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True, help="Its life.")
 def token(sub: str, hours: float) -> None:
-    """Print a bearer token signed with RUNWARDEN_JWT_SECRET, for development."""
+    """Print a bearer token, for development.
+
+    It is signed with RUNWARDEN_JWT_SECRET, which must be that of the node it is for.
+    """
     from daemon.auth import authenticate, mint
     from daemon.config import load_group
 
@@ -137,7 +143,10 @@ _file = click.Path(path_type=Path)
 @click.option("--port", type=click.IntRange(0, 65535), help="Of the API; otherwise RUNWARDEN_PORT, or 8080.")
 @click.option("--mcp-config", type=_file, metavar="FILE", help="An mcpServers JSON file, as MCP hosts use it.")
 def dev(data: Path, port: int | None, mcp_config: Path | None) -> None:
-    """Run everything on this machine until Ctrl-C: Postgres, Valkey, a Gateway with MCP servers, a node."""
+    """Run everything here until Ctrl-C.
+
+    A real Postgres and Valkey, a Gateway with an agent over your MCP servers, and a node, with a token to call it.
+    """
     from daemon.telemetry import set_up_logging
 
     click.echo("Starting Postgres, Valkey, the dev Gateway with its MCP servers, and a node …", err=True)
@@ -151,7 +160,10 @@ def dev(data: Path, port: int | None, mcp_config: Path | None) -> None:
 @main.command()
 @click.option("--data", type=_directory, default=".data/demo", show_default=True, help="Emptied first, kept after.")
 def demo(data: Path) -> None:
-    """Run an example workflow on a stack of its own, live in this terminal."""
+    """Run an example workflow, live in this terminal.
+
+    On a stack of its own: a real Postgres and Valkey, a Gateway with three MCP servers, and a node.
+    """
     from rich.console import Console
 
     from daemon.dev.screen import STARTING, lively, starting

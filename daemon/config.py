@@ -12,13 +12,22 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from daemon.errors import SetupError
 
 PREFIX = "RUNWARDEN_"
+
+
+def _postgres_url(secret: SecretStr) -> SecretStr:
+    """Refused here, because the drivers would each find other words for it, one of them a traceback."""
+    url = urlsplit(secret.get_secret_value())
+    if url.scheme not in ("postgresql", "postgres") or url.port == 0:  # reading an impossible port is a ValueError
+        raise ValueError("must be postgresql://user:password@host:port/database")
+    return secret
 
 
 class Group(BaseSettings):
@@ -55,7 +64,7 @@ class Http(Group):
 class Store(Group):
     """Postgres."""
 
-    postgres_url: SecretStr = Field(
+    postgres_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
         description="postgresql://user:password@host:port/database (PostgreSQL 15 or newer)."
     )
     postgres_pool: int = Field(10, ge=2, description="Connections for reads, claims and commands.")
@@ -89,6 +98,7 @@ class Runtime(Group):
 
     node_name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
         description="Name of this process in leases and logs, unique among the nodes. Default: host name and pid.",
     )
     role: str = Field(
@@ -130,7 +140,7 @@ class Runtime(Group):
 class Gateway(Group):
     """The tunnel Gateway."""
 
-    gateway_url: str = Field(description="Base URL of the Gateway's internal HTTP side.")
+    gateway_url: str = Field(pattern="^https?://.", description="Base URL of the Gateway's internal HTTP side.")
     gateway_token: SecretStr = Field(SecretStr(""), description="Sent as X-Internal-Token.")
     gateway_connections: int = Field(64, ge=1, description="Most keep-alive connections for invoke and cancel.")
     gateway_retry_s: float = Field(
@@ -242,14 +252,15 @@ def effective(settings: Settings) -> dict[str, str]:
         value = getattr(getattr(settings, entry.group), entry.field)
         if isinstance(value, SecretStr):
             plain = value.get_secret_value()
-            value = mask(plain) if "://" in plain else ("****" if plain else "")
-        shown[entry.env] = str(value)
+            value = plain if "://" in plain else ("****" if plain else "")
+        shown[entry.env] = mask(str(value))
     return shown
 
 
 def mask(url: str) -> str:
     """A URL fit for logs: the password is replaced by ``****``."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
+    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1****", url)
 
 
 def reference_markdown() -> str:

@@ -27,7 +27,7 @@ CREATE TABLE workflow_runs (
 
 CREATE INDEX workflow_runs_by_user ON workflow_runs (user_id, id DESC);
 CREATE INDEX workflow_runs_due ON workflow_runs (wake_at) WHERE owner IS NULL AND wake_at IS NOT NULL;
-CREATE INDEX workflow_runs_owned ON workflow_runs (id) WHERE owner IS NOT NULL;
+CREATE INDEX workflow_runs_owned ON workflow_runs (id) INCLUDE (owner) WHERE owner IS NOT NULL;
 
 CREATE TABLE workflow_run_specs (
     run_id          uuid PRIMARY KEY REFERENCES workflow_runs (id),

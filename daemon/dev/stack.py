@@ -127,7 +127,7 @@ class DevStack:
     async def _start_node(self, ends: AsyncExitStack, **settings: Any) -> None:
         if self._port is not None:
             settings["port"] = self._port
-        node = await ends.enter_async_context(open_node(load(host="127.0.0.1", **settings)))
+        node = await ends.enter_async_context(open_node(load(host="127.0.0.1", role="both", **settings)))
         started = asyncio.Event()
         self._running = asyncio.create_task(node.run(started), name="node")
         ends.push_async_callback(_end_node, node, self._running)

@@ -5,6 +5,8 @@ Used by ``runtime/ingest`` and ``runtime/sweep``. A role is a key with a TTL; lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from daemon.fabric.client import Client, speaking
 from daemon.fabric.keys import Keys
 
@@ -48,6 +50,16 @@ class Role:
             self.term = 0
             with speaking():
                 await self._unlock(keys=[self._key], args=[self._node])
+
+
+async def shining(client: Client, keys: Keys, names: Sequence[str]) -> set[str]:
+    """Which of these beacons somebody keeps alight, in one round trip. Raises FabricUnavailable."""
+    with speaking():
+        async with client.redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.exists(keys.beacon(name))
+            answers = await pipe.execute()
+    return {name for name, there in zip(names, answers, strict=True) if there}
 
 
 class Beacon:

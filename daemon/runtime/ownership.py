@@ -23,7 +23,7 @@ from daemon.telemetry import log
 
 BLOCK_MS = 1000
 RETRY_S = 0.5
-TAKE_LIMIT = 100
+TAKE_LIMIT = 32
 """Most runs claimed in one statement, so that several nodes share a flood."""
 
 

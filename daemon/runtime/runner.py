@@ -6,8 +6,10 @@ Used by ``node`` when the node's role is ``runner`` or ``both``. ``parts`` are i
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from daemon.config import Settings
@@ -17,15 +19,16 @@ from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
-from daemon.fabric.role import Beacon, Role
+from daemon.fabric.role import Beacon, Role, shining
 from daemon.machine.state import Limits
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
 from daemon.runtime.host import Host
 from daemon.runtime.ingest import Ingest
 from daemon.runtime.ownership import Ownership
+from daemon.runtime.presence import Presence
 from daemon.runtime.residents import Residents
-from daemon.runtime.sweep import Sweep
+from daemon.runtime.sweep import Sweep, node_beacon
 from daemon.store.claims import Claims
 from daemon.store.journal import Lane
 from daemon.store.pool import Pool
@@ -42,7 +45,7 @@ class Runner:
         self, settings: Settings, pool: Pool, redis: Client, keys: Keys, gateway: GatewayClient, lanes: list[Lane]
     ) -> None:
         runtime = settings.runtime
-        node, ttl_s = runtime.node_name, runtime.lease_ttl_s
+        node, ttl_s = f"{runtime.node_name}.{secrets.token_hex(3)}", runtime.lease_ttl_s
         self._drain_s = runtime.drain_s
         claims, clock = Claims(pool), Clock(time.monotonic)
         inbox = Inbox(redis, keys, bound=settings.fabric.inbox_bound)
@@ -60,7 +63,7 @@ class Runner:
             lease_ttl_s=ttl_s,
             capacity=runtime.residents,
         )
-        self._ingest = _ingest(settings, redis, keys, gateway, inbox, self)
+        self._ingest = _ingest(settings, node, redis, keys, gateway, inbox, self)
         self._host = Host(
             residents=residents,
             clock=clock,
@@ -75,12 +78,14 @@ class Runner:
             linger_s=runtime.linger_s,
             batch=settings.store.journal_batch,
         )
+        self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
         self._sweep = Sweep(
             claims=claims,
             leases=leases,
             inbox=inbox,
             ready=ready,
             role=Role(redis, keys, "sweep", node=node, ttl_s=max(ttl_s, 3 * runtime.sweep_period_s)),
+            shining=partial(shining, redis, keys),
             period_s=runtime.sweep_period_s,
             stale_after_s=runtime.stale_after_s,
         )
@@ -103,6 +108,7 @@ class Runner:
             "listen": self._ownership.listen(),
             "renew": self._ownership.renew(self._host.ask_again_about),
             "leave": self._ownership.leave(),
+            "presence": self._presence.run(),
             "sweep": self._sweep.run(),
         }
 
@@ -124,6 +130,7 @@ class Runner:
             log.info("handed over", runs=handed, calls_cut=cut)
         except RunwardenError as fault:
             log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
+        await self._presence.leave()
         await self._sweep.leave()
         await self._ingest.leave()
 
@@ -136,9 +143,9 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _ingest(
-    settings: Settings, redis: Client, keys: Keys, gateway: GatewayClient, inbox: Inbox, runner: Runner
+    settings: Settings, node: str, redis: Client, keys: Keys, gateway: GatewayClient, inbox: Inbox, runner: Runner
 ) -> Ingest:
-    node, ttl_s = settings.runtime.node_name, settings.runtime.lease_ttl_s
+    ttl_s = settings.runtime.lease_ttl_s
     return Ingest(
         client=gateway,
         inbox=inbox,

@@ -1,13 +1,15 @@
 """The sweep: repairs what signals missed. Every node can, one does; it marks runs ready and touches nothing else.
 
-Due: passive, and its ``wake_at`` has come. Orphaned: an owner in Postgres and no lease in Redis. Commanded: a command
-without verdict for longer than ``stale_after_s``. A live neighbour's run is never marked for being quiet.
+Due: passive, and its ``wake_at`` has come. Commanded: a command without verdict for longer than ``stale_after_s``.
+Orphaned: an owner in Postgres whose node no longer shines; and, looked at every few periods because it costs a look
+at each run in memory anywhere, an owner without a lease. A live neighbour's run is never marked for being quiet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from daemon import telemetry
@@ -24,6 +26,13 @@ LIMIT = 1000
 MONTHS_AHEAD = 3
 PARTITIONS_EVERY_S = 6 * 3600.0
 NOBODY = UUID(int=0)
+LEASES_EVERY = 5
+"""Periods between two looks at every single lease; a dead node is found in each period."""
+
+
+def node_beacon(node: str) -> str:
+    """The name of the beacon by which a node says that it lives."""
+    return f"node-{node}"
 
 
 class Sweep:
@@ -37,6 +46,7 @@ class Sweep:
         inbox: Inbox,
         ready: Ready,
         role: Role,
+        shining: Callable[[Sequence[str]], Awaitable[set[str]]],
         period_s: float,
         stale_after_s: float,
     ) -> None:
@@ -45,9 +55,11 @@ class Sweep:
         self._inbox = inbox
         self._ready = ready
         self._role = role
+        self._shining = shining
         self._period_s = period_s
         self._stale_after_s = stale_after_s
         self._partitions_at = 0.0
+        self._periods = 0
 
     async def run(self) -> None:
         """Look every period, with a jitter of a tenth so that nodes do not beat together."""
@@ -77,6 +89,20 @@ class Sweep:
         commanded = await self._claims.commanded(self._stale_after_s, LIMIT)
         await self._inbox.append([Post(run_id, "c") for run_id in commanded])
         telemetry.sweep_marks.labels("commanded").inc(len(commanded))
+        await self._orphans_of_dead_nodes()
+        self._periods += 1
+        if self._periods % LEASES_EVERY == 0:
+            await self._runs_without_lease()
+
+    async def _orphans_of_dead_nodes(self) -> None:
+        nodes = await self._claims.owning_nodes()
+        alive = await self._shining([node_beacon(node) for node in nodes]) if nodes else set()
+        dead = [node for node in nodes if node_beacon(node) not in alive]
+        if dead:
+            orphans = await self._leases.missing(await self._claims.owned_by(dead, LIMIT))
+            telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans))
+
+    async def _runs_without_lease(self) -> None:
         after = NOBODY
         while owned := await self._claims.owned(after, LIMIT):
             orphans = await self._leases.missing(owned)

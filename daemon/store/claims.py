@@ -75,6 +75,16 @@ class Claims:
         async with reading(self._pool) as connection:
             return [RunId(row["id"]) for row in await connection.fetch(sql.OWNED, after, limit)]
 
+    async def owning_nodes(self) -> list[str]:
+        """The nodes that runs are owned by, dead ones included."""
+        async with reading(self._pool) as connection:
+            return [row[0] for row in await connection.fetch(sql.OWNING_NODES)]
+
+    async def owned_by(self, nodes: Sequence[str], limit: int) -> list[RunId]:
+        """Runs owned by these nodes, the longest quiet first."""
+        async with reading(self._pool) as connection:
+            return [RunId(row["id"]) for row in await connection.fetch(sql.OWNED_BY, list(nodes), limit)]
+
     async def commanded(self, older_than_s: float, limit: int) -> list[RunId]:
         """Runs with a command that has waited for a verdict longer than ``older_than_s``."""
         async with reading(self._pool) as connection:

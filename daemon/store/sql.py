@@ -134,6 +134,13 @@ ORDER BY wake_at LIMIT $1
 
 OWNED = "SELECT id FROM workflow_runs WHERE owner IS NOT NULL AND id > $1 ORDER BY id LIMIT $2"
 
+OWNING_NODES = "SELECT DISTINCT split_part(owner, '/', 1) FROM workflow_runs WHERE owner IS NOT NULL"
+
+OWNED_BY = """
+SELECT id FROM workflow_runs WHERE owner IS NOT NULL AND split_part(owner, '/', 1) = ANY($1::text[])
+ORDER BY last_activity_at LIMIT $2
+"""
+
 COMMANDED = """
 SELECT run_id FROM workflow_run_commands
 WHERE verdict IS NULL AND created_at < clock_timestamp() - make_interval(secs => $1) GROUP BY run_id
