@@ -159,7 +159,8 @@ def dev(data: Path, port: int | None, mcp_config: Path | None) -> None:
 
 @main.command()
 @click.option("--data", type=_directory, default=".data/demo", show_default=True, help="Emptied first, kept after.")
-def demo(data: Path) -> None:
+@click.option("--seconds", type=click.FloatRange(0, 60), default=4.0, hidden=True, help="Of the streaming step.")
+def demo(data: Path, seconds: float) -> None:
     """Run an example workflow, live in this terminal.
 
     On a stack of its own: a real Postgres and Valkey, a Gateway with three MCP servers, and a node.
@@ -175,7 +176,7 @@ def demo(data: Path) -> None:
         from daemon.dev.demo import Demo
 
     async def show() -> bool:
-        return await _until_signal(Demo(data, console).show())
+        return await _until_signal(Demo(data, console, seconds=seconds).show())
 
     completed = _run(show)
     if completed is None:

@@ -208,7 +208,7 @@ def load_group(name: str, **overrides: Any) -> Any:
 
 
 def _plain(error: Any) -> str:
-    return "is required" if error["type"] == "missing" else str(error["msg"])
+    return "is required" if error["type"] == "missing" else str(error["msg"]).removeprefix("Value error, ")
 
 
 class Entry(BaseModel):

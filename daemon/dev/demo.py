@@ -26,7 +26,7 @@ from daemon.dev.plain import Plain
 from daemon.dev.screen import Screen, lively, starting
 from daemon.dev.sse import follow
 from daemon.dev.stack import DevStack
-from daemon.dev.story import Step, Story, clean, hints, seconds
+from daemon.dev.story import Step, Story, clean, duration, hints
 from daemon.errors import RunwardenError, WorldError
 from daemon.telemetry import set_up_logging
 
@@ -46,15 +46,19 @@ class Unfinished(WorldError):
 
 
 class Demo:
-    """One showing over ``data``, which stays for a look afterwards and is emptied by the next showing."""
+    """One showing over ``data``, which stays for a look afterwards and is emptied by the next showing.
 
-    def __init__(self, data: Path, console: Console, *, limit_s: float = LIMIT_S) -> None:
+    ``seconds``: about how long the streaming step takes. ``limit_s``: for all of it but a person's thinking.
+    """
+
+    def __init__(self, data: Path, console: Console, *, seconds: float, limit_s: float = LIMIT_S) -> None:
         self._data = data.resolve()
         self._notes = self._data / "out" / NOTES
         self._log = self._data / "node.log"
         self._console = console
         self._lively = lively(console)
         self._can_ask = sys.stdin.isatty() and sys.stdout.isatty()
+        self._seconds = seconds
         self._limit_s = limit_s
         self._clock = asyncio.timeout(limit_s)
 
@@ -80,7 +84,9 @@ class Demo:
         with starting(self._console):
             await stack.__aenter__()
         try:
-            self._say(f"They are up ({seconds((time.monotonic() - begun) * 1000)}); the API answers at {stack.api_url}")
+            self._say(
+                f"They are up ({duration((time.monotonic() - begun) * 1000)}); the API answers at {stack.api_url}"
+            )
             headers = {"Authorization": f"Bearer {stack.token}"}
             async with aiohttp.ClientSession(stack.api_url, headers=headers) as session:
                 return await self._run(stack, session, repo)
@@ -88,7 +94,7 @@ class Demo:
             await stack.__aexit__(*sys.exc_info())
 
     async def _run(self, stack: DevStack, session: aiohttp.ClientSession, repo: Path) -> bool:
-        spec = demo_workflow(stack.agent_id, repo)
+        spec = demo_workflow(stack.agent_id, repo, seconds=self._seconds)
         workflow = await _call(session, "POST", "/v1/workflows", {"title": spec["title"], "spec": spec})
         begun = time.monotonic()
         run = await _call(session, "POST", "/v1/workflow-runs", {"workflow_id": workflow["workflow_id"]})
@@ -145,7 +151,7 @@ class Demo:
             self._say()
 
     async def _tell_end(self, story: Story, took_s: float, run: dict[str, Any]) -> None:
-        failed, done, took = story.count("failed"), story.count("done"), seconds(took_s * 1000)
+        failed, done, took = story.count("failed"), story.count("done"), duration(took_s * 1000)
         self._say()
         if story.outcome == "completed":
             passed = f", {failed} failed and the run went on" if failed else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self, assert_never
 
-from daemon.dev.story import News, Step, Story, seconds
+from daemon.dev.story import News, Step, Story, duration
 
 
 class Plain:
@@ -54,9 +54,9 @@ class Plain:
 
     def _ended(self, step: Step) -> None:
         if step.state == "done":
-            self._write(f"     done in {seconds(step.duration_ms)}")
+            self._write(f"     done in {duration(step.duration_ms)}")
             return
         goes_on = ", and the run goes on (on_error: continue)" if step.continues else ""
-        self._write(f"     failed after {seconds(step.duration_ms)}{goes_on}")
+        self._write(f"     failed after {duration(step.duration_ms)}{goes_on}")
         for line in step.fault_lines:
             self._write(f"     ! {line}")

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from daemon.dev.keyboard import without_echo
-from daemon.dev.story import News, Step, Story, seconds, tells_share
+from daemon.dev.story import News, Step, Story, duration, tells_share
 
 FRAME_S = 0.08
 LOG_LINES = 8
@@ -124,7 +124,7 @@ class Screen:
         for step in self._story.steps:
             match step.state:
                 case "running":
-                    elapsed = seconds((time.monotonic() - self._begun) * 1000)
+                    elapsed = duration((time.monotonic() - self._begun) * 1000)
                     yield _line(step, self._spinner, elapsed, self._story, style="bold")
                     for line in self._tail:
                         yield Padding(Text(f"│ {line}", "dim", no_wrap=True, overflow="ellipsis"), _INDENT)
@@ -151,7 +151,7 @@ def _line(step: Step, mark: RenderableType, right: str, story: Story, *, style: 
 
 def _over(step: Step, story: Story) -> Iterator[RenderableType]:
     """A step that has ended, for good."""
-    took = seconds(step.duration_ms)
+    took = duration(step.duration_ms)
     if step.state == "done":
         yield _line(step, Text("✓", "green"), took, story, style="")
         return

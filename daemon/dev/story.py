@@ -160,9 +160,9 @@ def _readable(line: str) -> str:
     return clean(line.rstrip()).expandtabs(4)
 
 
-def seconds(duration_ms: float) -> str:
+def duration(ms: float) -> str:
     """A duration as people say it."""
-    return f"{duration_ms / 1000:.1f} s" if duration_ms < 60_000 else f"{duration_ms / 60_000:.1f} min"
+    return f"{ms / 1000:.1f} s" if ms < 60_000 else f"{ms / 60_000:.1f} min"
 
 
 def hints(tool: Mapping[str, Any]) -> str:

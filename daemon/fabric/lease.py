@@ -83,11 +83,8 @@ class Leases:
         if not run_ids:
             return []
         with speaking():
-            async with self._client.redis.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    pipe.exists(self._keys.lease(run_id))
-                answers = await pipe.execute()
-        return [run_id for run_id, there in zip(run_ids, answers, strict=True) if not there]
+            holders = await self._client.redis.mget([self._keys.lease(run_id) for run_id in run_ids])
+        return [run_id for run_id, holder in zip(run_ids, holders, strict=True) if holder is None]
 
 
 def _parts(items: Sequence[tuple[RunId, str, Epoch]]) -> Iterable[Sequence[tuple[RunId, str, Epoch]]]:
