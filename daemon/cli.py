@@ -54,13 +54,14 @@ def main() -> None:
 
 
 @main.command()
-def serve() -> None:
+@click.option("--role", type=click.Choice(["front", "runner", "both"]), help="Otherwise RUNWARDEN_ROLE, or both.")
+def serve(role: str | None) -> None:
     """Run a node until SIGTERM or Ctrl-C, then drain it."""
     from daemon.config import load
     from daemon.node import serve as serve_node
     from daemon.telemetry import set_up_logging, set_up_tracing
 
-    settings = load()
+    settings = load(**({} if role is None else {"role": role}))
     set_up_logging(level=settings.telemetry.log_level, style=settings.telemetry.log_format)
     set_up_tracing(settings.telemetry.trace, node=settings.runtime.node_name)
 

@@ -1,0 +1,35 @@
+"""A fresh stack for one test, and one shared by all tests of a module that leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+import pytest_asyncio
+
+from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.api.harness import Stack, stack
+
+
+@pytest.fixture
+async def live(database: str, redis_url: str, redis_prefix: str) -> AsyncIterator[Stack]:
+    """A node of this test's own."""
+    async with stack(database, redis_url, redis_prefix) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def module_database(postgres: EmbeddedPostgres, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    """The URL of a migrated, empty database for one module's tests together."""
+    name = "shared_by_a_module"
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.url.replace("@/postgres?", f"@/{name}?")
+    admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(module_database: str, valkey: EmbeddedValkey) -> AsyncIterator[Stack]:
+    """One node for a module; its tests say ``pytestmark = pytest.mark.asyncio(loop_scope="module")``."""
+    async with stack(module_database, valkey.url, "shared", body_limit_bytes=262_144) as opened:
+        yield opened

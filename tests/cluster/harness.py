@@ -1,0 +1,170 @@
+"""Nodes as real processes over one Postgres, one Valkey and one dev Gateway, whose ledger counts what really ran.
+
+``Cluster.start`` starts ``python -m daemon serve``; a ``Process`` is stopped, continued, killed and drained by its pid.
+Everything that was started has ended when the cluster is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from daemon.config import load
+from tests.api.harness import QUICK, SECRET, LoudGateway, Stack, Tools
+from tests.patience import eventually
+
+TIMINGS = {
+    "lease_ttl_s": 2,
+    "sweep_period_s": 0.5,
+    "stale_after_s": 0.5,
+    "linger_s": 0.3,
+    "drain_s": 5,
+    "log_hold_s": 0.05,
+}
+TAKEOVER_S = TIMINGS["lease_ttl_s"] + 2 * TIMINGS["sweep_period_s"]
+"""The contract: lease TTL + 2 sweep periods."""
+
+
+@dataclass(slots=True)
+class Process:
+    """One node."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    url: str = ""
+    said: list[dict[str, Any]] = field(default_factory=list)
+    reading: asyncio.Task[None] | None = None
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def gone(self, within_s: float = 15) -> int:
+        """Its exit code, once it has ended."""
+        async with asyncio.timeout(within_s):
+            return await self.process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, at once."""
+        self.signal(signal.SIGKILL)
+        await self.gone()
+
+    def rss_mb(self) -> float:
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
+
+    async def read(self) -> None:
+        """Keep what it logs; the first word of its API is ``url``."""
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            with contextlib.suppress(ValueError):
+                self.said.append(json.loads(line))
+
+    def heard(self, message: str) -> dict[str, Any] | None:
+        """The first log line with this message."""
+        return next((line for line in self.said if line.get("message") == message), None)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Nodes, and what they share."""
+
+    database: str
+    redis_url: str
+    redis_prefix: str
+    gateway: LoudGateway
+    tools: Tools
+    http: aiohttp.ClientSession
+    nodes: list[Process] = field(default_factory=list)
+
+    async def start(self, name: str, *arguments: str, **settings: Any) -> Process:
+        """A node that answers."""
+        given = QUICK | TIMINGS | {"node_name": name, "log_level": "INFO"} | settings
+        given |= {"postgres_url": self.database, "redis_url": self.redis_url, "redis_prefix": self.redis_prefix}
+        given |= {"gateway_url": self.gateway.url}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNWARDEN_")}
+        environment |= {f"RUNWARDEN_{key.upper()}": str(value) for key, value in given.items()}
+        command = (sys.executable, "-m", "daemon", "serve", *arguments)
+        process = Process(name, await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE))
+        self.nodes.append(process)
+        process.reading = asyncio.create_task(process.read())
+
+        def up() -> dict[str, Any] | None:
+            assert process.process.returncode is None, process.said
+            return process.heard("node ready")
+
+        ready = await eventually(up, within_s=20, what=f"{name} being ready")
+        assert ready is not None
+        process.url = ready["url"]
+        return process
+
+    def at(self, node: Process) -> Stack:
+        """How tests speak to one node."""
+        settings = load(**QUICK, postgres_url=self.database, redis_url=self.redis_url, gateway_url=self.gateway.url)
+        return Stack(node.url, self.http, self.gateway, self.tools, self.database, settings)
+
+    async def metric(self, node: Process, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        async with self.http.get(node.url + "/metrics") as answer:
+            text = await answer.text()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        fitting = [one.value for one in samples if one.name == name and labels.items() <= one.labels.items()]
+        return sum(fitting)
+
+    async def owners(self) -> Counter[str]:
+        """How many runs each node owns, as Postgres knows it."""
+        rows = await self.at(self.nodes[0]).sql("SELECT split_part(owner, '.', 1) AS node FROM workflow_runs")
+        return Counter(row["node"] for row in rows if row["node"])
+
+    async def statuses(self) -> Counter[str]:
+        rows = await self.at(self.nodes[0]).sql("SELECT status FROM workflow_runs")
+        return Counter(row["status"] for row in rows)
+
+    def executions(self) -> Counter[str]:
+        """How often each req_id was really executed at the tool side."""
+        return Counter(execution.req_id for execution in self.gateway.ledger)
+
+    async def ended(self, count: int, *, within_s: float = 30, status: str = "completed") -> float:
+        """Wait until this many runs have this status; answers how long that took."""
+        began = time.monotonic()
+
+        async def all_there() -> bool:
+            return (await self.statuses())[status] >= count
+
+        await eventually(all_there, within_s=within_s, what=f"{count} runs {status}")
+        return time.monotonic() - began
+
+
+@asynccontextmanager
+async def cluster(database: str, redis_url: str, redis_prefix: str) -> AsyncIterator[Cluster]:
+    """No node yet; ``secret`` and timings are the tests'."""
+    assert SECRET
+    gateway, tools = LoudGateway(), Tools()
+    gateway.add_agent(tools)
+    await gateway.start()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        opened = Cluster(database, redis_url, redis_prefix, gateway, tools, http)
+        try:
+            yield opened
+        finally:
+            tools.release.set()
+            for node in opened.nodes:
+                if node.process.returncode is None:
+                    node.signal(signal.SIGCONT)
+                    await node.kill()
+                if node.reading is not None:
+                    await node.reading
+            await gateway.stop()
