@@ -97,8 +97,16 @@ def _unfit(info: dict[str, Any], allow_eviction: bool) -> str | None:
 
 @contextmanager
 def speaking() -> Iterator[None]:
-    """Around every exchange with Redis: raises FabricUnavailable for whatever goes wrong there."""
+    """Around every exchange with Redis: raises FabricUnavailable for whatever goes wrong there.
+
+    redis-py sends through ``asyncio.wait_for``, which before Python 3.12 may swallow the cancellation of its task
+    (python/cpython#86296): a loop that goes on after that can never be stopped, so it is raised again here.
+    """
     try:
         yield
     except (TimeoutError, RedisError, OSError) as fault:
         raise FabricUnavailable(f"Redis does not answer ({fault}); nothing was lost.") from fault
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError

@@ -42,6 +42,11 @@ class Ready:
                 await pipe.execute()
         return len(chosen)
 
+    async def backlog(self) -> int:
+        """Offers that nobody has dealt with yet."""
+        with speaking():
+            return int(await self._client.redis.xlen(self._key))
+
     async def take(self, count: int, block_ms: int) -> list[Offer]:
         """At most ``count`` offers, waiting at most ``block_ms``."""
         with speaking():

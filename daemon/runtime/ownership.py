@@ -23,7 +23,7 @@ from daemon.telemetry import log
 
 BLOCK_MS = 1000
 RETRY_S = 0.5
-TAKE_LIMIT = 32
+TAKE_LIMIT = 50
 """Most runs claimed in one statement, so that several nodes share a flood."""
 
 
@@ -93,7 +93,7 @@ class Ownership:
     async def renew(self, missed: Callable[[Actor], None]) -> None:
         """Keep the leases; ``missed`` is told of runs whose lease had vanished, so letters may have too."""
         while True:
-            await asyncio.sleep(self._ttl_s / 4)
+            await asyncio.sleep(self._ttl_s / 3)
             started = self._clock.monotonic()
             actors = list(self._residents)
             try:

@@ -17,7 +17,7 @@ class Presence:
 
     def __init__(self, beacon: Beacon, *, ttl_s: float) -> None:
         self._beacon = beacon
-        self._pause_s = ttl_s / 4
+        self._pause_s = ttl_s / 3
 
     async def run(self) -> None:
         while True:

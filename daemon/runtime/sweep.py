@@ -23,6 +23,8 @@ from daemon.telemetry import log
 
 LIMIT = 1000
 """Runs looked at in one statement."""
+ORPHANS = 10_000
+"""Orphans of dead nodes offered at once; the next ones follow when the offers are taken."""
 MONTHS_AHEAD = 3
 PARTITIONS_EVERY_S = 6 * 3600.0
 NOBODY = UUID(int=0)
@@ -95,11 +97,13 @@ class Sweep:
             await self._runs_without_lease()
 
     async def _orphans_of_dead_nodes(self) -> None:
+        if await self._ready.backlog() > LIMIT:
+            return  # they are on offer already; more marks would only be repeats
         nodes = await self._claims.owning_nodes()
         alive = await self._shining([node_beacon(node) for node in nodes]) if nodes else set()
         dead = [node for node in nodes if node_beacon(node) not in alive]
         if dead:
-            orphans = await self._leases.missing(await self._claims.owned_by(dead, LIMIT))
+            orphans = await self._leases.missing(await self._claims.owned_by(dead, ORPHANS))
             telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans))
 
     async def _runs_without_lease(self) -> None:
