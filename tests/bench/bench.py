@@ -1,7 +1,7 @@
 """What every measurement shares: the stack as processes of its own, runs made in bulk, CPU and memory per process.
 
-``Bench`` starts Postgres (default durability), Valkey, the bench Gateway and nodes; everything ends with it. Figures are
-only worth something beside others of the same call: this machine may be shared.
+``Bench`` starts Postgres (default durability), Valkey, the bench Gateway and nodes; everything ends with it. Figures
+are only worth something beside others of the same call: this machine may be shared.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import uuid_utils.compat as uuid7
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from daemon.store.migrate import migrate
 
+LOOK_S = 0.05
 SECRET = "a secret for benchmarks only, never for a node that others reach"
 CREATE = """
 WITH given AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS t(id, command_id, nonce)),
@@ -124,7 +125,7 @@ class Bench:
         while await self.sql.fetchval(query) < wanted:
             if time.monotonic() - began > within_s:
                 raise TimeoutError(query)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LOOK_S)
         return time.monotonic() - began
 
 

@@ -19,6 +19,7 @@ from tests.bench.bench import Bench, bench
 RESIDENTS = 10_000
 PASSIVE = 100_000
 IDLE_S = 20.0
+SETTLE_S = 5.0
 LEASED = "SELECT count(*) FROM workflow_runs WHERE owner LIKE '{}.%'"
 ACKED = "SELECT count(*) FROM workflow_run_attempts WHERE state = 'acked'"
 
@@ -38,8 +39,8 @@ async def passive(stack: Bench) -> None:
     figures = []
     for count in (0, PASSIVE):
         await stack.make_paused(count)
-        ready_s = min(stack.start_node("node") for _ in range(1))
-        await asyncio.sleep(5)
+        ready_s = stack.start_node("node")
+        await asyncio.sleep(SETTLE_S)
         figures.append((ready_s, stack.rss_mb("node")))
         stack.stop("node")
     (empty_s, empty_mb), (full_s, full_mb) = figures
@@ -53,7 +54,7 @@ async def resident(stack: Bench) -> None:
     for _ in range(0, RESIDENTS, 1000):
         await stack.make_runs(1000, 1)
     await stack.until(ACKED, RESIDENTS, within_s=300)
-    await asyncio.sleep(5)
+    await asyncio.sleep(SETTLE_S)
     before = stack.cpu_s()
     await asyncio.sleep(IDLE_S)
     after = stack.cpu_s()
