@@ -10,6 +10,8 @@ TEST_WORKERS ?= 2
 ARGS ?=
 # make lock UPGRADE=1 moves every package to its newest release; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
+# What make bench measures: a module of tests/bench.
+WHAT ?= upkeep
 
 UV := uv==0.13.9
 VENV := .venv
@@ -65,6 +67,10 @@ check-imports: $(READY) ## Do imports keep the contracts of pyproject.toml?
 .PHONY: check-tidy
 check-tidy: $(READY) ## Are the rules of taste kept (tests/test_tidy.py)?
 	$(call quietly,$(PY) -m pytest -q -p no:cacheprovider tests/test_tidy.py)
+
+.PHONY: bench
+bench: $(READY) ## Measure (WHAT=upkeep: what owning runs and not owning them costs)
+	@exec $(PY) -m tests.bench.$(WHAT)
 
 ##@ Change
 
