@@ -5,6 +5,7 @@ Used by ``api/gate`` and by ``runwarden token``. HS256 only: the algorithm is ou
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from daemon.errors import Unauthenticated
 
 ALGORITHM = "HS256"
 MAX_SUBJECT = 255
+FOREVER = 2**53
+"""Epoch seconds no clock reaches: what expires later is told as this, so that it can be reckoned with."""
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""NUL and lone surrogates: Postgres keeps neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ def authenticate(authorization: str | None, secret: str) -> Caller:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated
+    if not token.isascii():  # a header may hold any bytes; PyJWT raises what is none of its own errors
+        raise Unauthenticated("The token is not valid: it is not base64url.", code="token_invalid")
     try:
         claims = jwt.decode(token.strip(), secret, algorithms=[ALGORITHM], options={"require": ["sub"]})
     except jwt.ExpiredSignatureError:
@@ -38,10 +45,10 @@ def authenticate(authorization: str | None, secret: str) -> Caller:
     except jwt.InvalidTokenError as fault:
         raise Unauthenticated(f"The token is not valid: {fault}.", code="token_invalid") from None
     subject = claims["sub"]
-    if not isinstance(subject, str) or not 1 <= len(subject) <= MAX_SUBJECT or "\x00" in subject:
+    if not isinstance(subject, str) or not 1 <= len(subject) <= MAX_SUBJECT or _UNSTORABLE.search(subject):
         raise Unauthenticated(f"The token's sub must be text of 1 to {MAX_SUBJECT} characters.", code="token_invalid")
     expires = claims.get("exp")
-    return Caller(subject, int(expires) if expires is not None else None)
+    return Caller(subject, min(int(expires), FOREVER) if expires is not None else None)
 
 
 def mint(subject: str, secret: str, *, lifetime_s: int) -> str:

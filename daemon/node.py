@@ -100,9 +100,13 @@ class Node:
 async def _fault_of(question: Awaitable[object]) -> str | None:
     try:
         await question
-    except Exception as fault:  # noqa: BLE001 - whatever is wrong there is what we tell
-        return f"does not answer: {str(fault) or type(fault).__name__}"
-    return None
+        fault = None
+    except Exception as broken:  # noqa: BLE001 - whatever is wrong there is what we tell
+        fault = f"does not answer: {str(broken) or type(broken).__name__}"
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError  # asyncpg and redis-py may swallow it, see store/pool and fabric/client
+    return fault
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ API = [
     web.post(RUN + "/approve", decisions.approve),
     web.post(RUN + "/reject", decisions.reject),
     web.get(RUN + "/commands/{command_id}", decisions.command),
-    web.get(RUN + "/events", stream.events),
+    web.get(RUN + "/events", stream.events, allow_head=False),  # HEAD has no body, so no stream either
 ]
 
 OPS = [

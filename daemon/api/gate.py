@@ -5,8 +5,11 @@ Handlers raise the errors of ``daemon.errors``; nothing a client sends becomes a
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,12 +21,18 @@ from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT
 from daemon.auth import authenticate
 from daemon.errors import BadRequest, CallerError, Invalid, NotFound, RunwardenError, TooLarge, WorldError
-from daemon.machine.spec import faults_of
+from daemon.machine.spec import escape, faults_of
 from daemon.telemetry import log, span
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 STREAM_ROUTES = frozenset({"/v1/workflow-runs/{run_id}/events"})
+
+MAX_DEPTH = 200
+"""Bodies nested deeper are refused: pydantic and orjson read deeper than they can write (254)."""
+MAX_FAULTS = 20
+"""Faults told of one body."""
+_MANY_DIGITS = re.compile(rb"\d{19}")
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -111,20 +120,29 @@ def path_id(request: web.Request, name: str) -> UUID:
 
 
 async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
-    """The body as a JSON object. Raises BadRequest (not JSON), Invalid (not an object, NUL characters), TooLarge."""
-    raw = await request.read()
+    """The body as a JSON object that can be stored and told again as it came. Raises BadRequest, Invalid, TooLarge.
+
+    Refused beside what is no JSON: NUL characters (Postgres), integers beyond 64 bits (they would be rounded) and
+    nesting that we could read but not write.
+    """
+    try:
+        raw = await request.read()
+    except web.RequestPayloadError as fault:
+        raise BadRequest(f"The body is not what its headers say: {fault.__cause__ or fault}.") from None
     if not raw and optional:
         return {}
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as fault:
-        raise BadRequest(f"The body is not JSON: {fault}.", code="malformed_json") from None
+        raise Invalid(f"The body is not JSON: {fault}.", code="malformed_json") from None
     if not isinstance(body, dict):
         raise Invalid("The body must be a JSON object.")
-    if b"\\u0000" in raw:
-        faults = tuple(_nul_paths(body, ""))
+    if b"\\u0000" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        faults = tuple(islice(_unkept(body, "", 1), MAX_FAULTS))
         if faults:
             raise Invalid(faults=faults)
+    if _MANY_DIGITS.search(raw):
+        json.loads(raw, parse_int=_exact)
     return body
 
 
@@ -136,15 +154,27 @@ def parse(model: type[_M], body: dict[str, Any]) -> _M:
         raise Invalid(faults=faults_of(fault)) from None
 
 
-def _nul_paths(value: Any, path: str) -> list[tuple[str, str]]:
+def _unkept(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """What of a JSON value cannot be kept: (JSON pointer, why) of each fault."""
     match value:
-        case str():
-            return [(path or "/", "NUL characters cannot be stored")] if "\x00" in value else []
+        case str() if "\x00" in value:
+            yield path or "/", "NUL characters cannot be stored"
+        case list() | dict() if depth > MAX_DEPTH:
+            yield path, f"nested deeper than {MAX_DEPTH}"
         case list():
-            return [found for index, item in enumerate(value) for found in _nul_paths(item, f"{path}/{index}")]
+            for index, item in enumerate(value):
+                yield from _unkept(item, f"{path}/{index}", depth + 1)
         case dict():
-            inside = [found for key, item in value.items() for found in _nul_paths(item, f"{path}/{key}")]
-            keys = [(path or "/", "NUL characters cannot be stored") for key in value if "\x00" in key]
-            return keys + inside
+            for key, item in value.items():
+                if "\x00" in key:
+                    yield path or "/", "NUL characters cannot be stored"
+                yield from _unkept(item, f"{path}/{escape(key)}", depth + 1)
         case _:
-            return []
+            pass
+
+
+def _exact(digits: str) -> int:
+    """An integer of a body, if 64 bits hold it; orjson would make a float of any other."""
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise Invalid(f"The number {digits[:40]} is beyond 64 bits and would be rounded: send it as text.")
+    return int(digits)

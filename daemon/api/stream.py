@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 
 import orjson
@@ -102,9 +103,8 @@ class _Stream:
     async def _live(self) -> None:
         """Pass on one message, or let a heartbeat go by."""
         beat_s = self._context.settings.sse_heartbeat_s
-        wait_s = beat_s if self._close_at is None else max(0.01, self._close_at - time.monotonic())
         try:
-            told = await self._watcher.next(min(beat_s, wait_s))
+            told = await self._watcher.next(min(beat_s, self._left_s()))
         except TimeoutError:
             if self._close_at is None:
                 await self._write(b": ping\n\n")
@@ -126,6 +126,8 @@ class _Stream:
             if page.count:
                 await self._write(page.frames)
                 self._advance(page.last_seq)
+            if page.terminal:
+                self._end_soon()
             if page.count < self._limit:
                 return
 
@@ -135,6 +137,12 @@ class _Stream:
     def _end_soon(self) -> None:
         if self._close_at is None:
             self._close_at = time.monotonic() + self._context.settings.sse_close_s
+
+    def _left_s(self) -> float:
+        """Until the stream ends with its run or with its caller's token, whichever is first."""
+        left = [] if self._close_at is None else [self._close_at - time.monotonic()]
+        left += [] if self.ends_at is None else [self.ends_at - time.time()]
+        return max(0.01, min(left, default=math.inf))
 
     def _over(self) -> bool:
         if self._watcher.overrun:

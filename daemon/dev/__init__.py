@@ -4,6 +4,9 @@
     gateway    the dev Gateway over HTTP                    (subscriber: SSE; tunnel: calls; envelope: JSON; weather)
     agent      what an in-process agent is                  (scripted_agent: for tests; mcp_agent: real MCP servers)
     workbench  an MCP server of our own, for the demo       (example: the demo's configuration and workflow)
+    stack      all of that and a node, started and ended    (foreground: ``runwarden dev``)
+    demo       ``runwarden demo``: a client of the API      (sse; story: what happened; plain, screen, keyboard)
 
-Imported only by ``daemon/cli.py`` and tests; ``serve`` never loads it. It knows nothing of runs.
+Imported only by ``daemon/cli.py`` and tests; ``serve`` never loads it. ``stack`` starts a node, ``demo`` speaks to its
+API; the rest knows nothing of runs.
 """

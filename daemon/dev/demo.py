@@ -11,9 +11,9 @@ import json
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 from rich.console import Console
@@ -27,7 +27,7 @@ from daemon.dev.screen import Screen, lively, starting
 from daemon.dev.sse import follow
 from daemon.dev.stack import DevStack
 from daemon.dev.story import Step, Story, clean, duration, hints
-from daemon.errors import RunwardenError, WorldError
+from daemon.errors import RunwardenError, SetupError, WorldError
 from daemon.telemetry import set_up_logging
 
 LIMIT_S = 120.0
@@ -46,7 +46,7 @@ class Unfinished(WorldError):
 
 
 class Demo:
-    """One showing over ``data``, which stays for a look afterwards and is emptied by the next showing.
+    """One showing, made inside the event loop. ``data`` stays for a look afterwards; the next showing empties it.
 
     ``seconds``: about how long the streaming step takes. ``limit_s``: for all of it but a person's thinking.
     """
@@ -64,10 +64,11 @@ class Demo:
 
     async def show(self) -> bool:
         """Whether the run completed. Raises RunwardenError when it came to no end, with the place of the node's log."""
-        repo = demo_repository(Path.cwd(), self._data)
-        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._notes.unlink(missing_ok=True)
-        with self._log.open("w", encoding="utf-8") as written:
+        try:
+            repo, written = self._prepare()
+        except OSError as fault:
+            raise SetupError(f"{self._data} cannot hold the demo's data: {fault}. Name another directory.") from None
+        with written:
             set_up_logging(level="INFO", style="text", stream=written)  # beside the view, which it would tear
             try:
                 async with self._clock:
@@ -77,21 +78,28 @@ class Demo:
                 raise Unfinished(f"{late} The node's log may tell why: {self._log}") from None
             except RunwardenError as fault:
                 raise Unfinished(f"{fault}\nThe node's log may tell more: {self._log}") from None
+            finally:
+                set_up_logging(level="WARNING", style="text")
+
+    def _prepare(self) -> tuple[Path, TextIO]:
+        """The repository to read and the log to write; the notes and the log of an earlier showing go."""
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in (self._notes, self._log):
+            old.unlink(missing_ok=True)
+        return demo_repository(Path.cwd(), self._data), self._log.open("w", encoding="utf-8")
 
     async def _show(self, repo: Path) -> bool:
         begun = time.monotonic()
-        stack = DevStack(self._data, demo_mcp_servers(repo, self._notes.parent), port=0, fresh=True)
-        with starting(self._console):
-            await stack.__aenter__()
-        try:
-            self._say(
-                f"They are up ({duration((time.monotonic() - begun) * 1000)}); the API answers at {stack.api_url}"
-            )
+        async with AsyncExitStack() as ends:
+            with starting(self._console):
+                stack = await ends.enter_async_context(
+                    DevStack(self._data, demo_mcp_servers(repo, self._notes.parent), port=0, fresh=True)
+                )
+            took = duration((time.monotonic() - begun) * 1000)
+            self._say(f"They are up ({took}); the API answers at {stack.api_url}")
             headers = {"Authorization": f"Bearer {stack.token}"}
-            async with aiohttp.ClientSession(stack.api_url, headers=headers) as session:
-                return await self._run(stack, session, repo)
-        finally:
-            await stack.__aexit__(*sys.exc_info())
+            session = await ends.enter_async_context(aiohttp.ClientSession(stack.api_url, headers=headers))
+            return await self._run(stack, session, repo)
 
     async def _run(self, stack: DevStack, session: aiohttp.ClientSession, repo: Path) -> bool:
         spec = demo_workflow(stack.agent_id, repo, seconds=self._seconds)
@@ -114,7 +122,7 @@ class Demo:
                     await _call(session, "POST", f"{url}/{verb}", {"step_id": news.step.id})
                 if story.outcome is not None:
                     break
-        await self._tell_end(story, time.monotonic() - begun, await _call(session, "GET", url))
+        self._tell_end(story, time.monotonic() - begun, await _call(session, "GET", url))
         return story.outcome == "completed"
 
     async def _agreed(self, step: Step, stack: DevStack, session: aiohttp.ClientSession, url: str) -> bool:
@@ -150,7 +158,7 @@ class Demo:
         if self._lively:
             self._say()
 
-    async def _tell_end(self, story: Story, took_s: float, run: dict[str, Any]) -> None:
+    def _tell_end(self, story: Story, took_s: float, run: dict[str, Any]) -> None:
         failed, done, took = story.count("failed"), story.count("done"), duration(took_s * 1000)
         self._say()
         if story.outcome == "completed":

@@ -17,7 +17,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -43,8 +42,8 @@ _T = TypeVar("_T")
 class DevStack:
     """``servers`` is an ``mcpServers`` object; ``port`` None means RUNWARDEN_PORT or 8080, 0 a free one.
 
-    ``fresh`` forgets every workflow and run of earlier starts over ``data``. Raises SetupError, on entering, for
-    whatever does not allow a start.
+    ``fresh`` forgets every workflow and run of earlier starts over ``data``, and does not wait for the disk: what will
+    be forgotten need not survive a crash of the machine. Raises SetupError, on entering, for whatever forbids a start.
     """
 
     def __init__(self, data: Path, servers: Mapping[str, Any], *, port: int | None = None, fresh: bool = False) -> None:
@@ -65,38 +64,18 @@ class DevStack:
 
     async def __aenter__(self) -> Self:
         try:
-            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            jwt_secret, gateway_token = _secret(self.data / "jwt-secret"), _secret(self.data / "gateway-token")
-        except OSError as fault:
-            raise SetupError(f"{self.data} cannot hold our data: {fault}. Name another directory.") from None
-        async with AsyncExitStack() as ends:
-            postgres, valkey = EmbeddedPostgres(self.data / "postgres"), EmbeddedValkey(self.data / "valkey")
-            gateway = DevGateway(token=gateway_token)
-            gateway.add_agent(self._agent)
-            try:
-                async with asyncio.TaskGroup() as starting:
-                    starting.create_task(self._start_postgres(ends, postgres))
-                    starting.create_task(self._start_valkey(ends, valkey))
-                    starting.create_task(_start_gateway(ends, gateway))
-            except ExceptionGroup as faults:
-                raise faults.exceptions[0] from None
-            self.tools = self._agent.tools()
-            await self._start_node(
-                ends,
-                postgres_url=postgres.url,
-                redis_url=valkey.url,
-                gateway_url=gateway.url,
-                gateway_token=gateway_token,
-                jwt_secret=jwt_secret,
-            )
-            self.token = mint(USER, jwt_secret, lifetime_s=TOKEN_LIFE_S)
-            self._ends = ends.pop_all()
+            await asyncio.create_task(self._start(), name="start of the stack")
+        except BaseException:
+            await self._leave()
+            raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None
-    ) -> None:
-        await self._ends.__aexit__(kind, fault, at)
+    async def __aexit__(self, *_: object) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """In a task of its own: ours may have been cancelled, and a node must not take that for its own."""
+        await asyncio.create_task(self._ends.aclose(), name="end of the stack")
 
     @property
     def silent(self) -> list[str]:
@@ -111,26 +90,57 @@ class DevStack:
         _raise_fault_of(self._running)
         raise RunwardenError("The node ended by itself.")
 
-    async def _start_postgres(self, ends: AsyncExitStack, postgres: EmbeddedPostgres) -> None:
-        ends.push_async_callback(_in_thread, postgres.stop)
+    async def _start(self) -> None:
+        try:
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            jwt_secret, gateway_token = _secret(self.data / "jwt-secret"), _secret(self.data / "gateway-token")
+        except OSError as fault:
+            raise SetupError(f"{self.data} cannot hold our data: {fault}. Name another directory.") from None
+        postgres = EmbeddedPostgres(self.data / "postgres", fast=self._fresh)
+        valkey = EmbeddedValkey(self.data / "valkey")
+        gateway = DevGateway(token=gateway_token)
+        gateway.add_agent(self._agent)
+        try:
+            async with asyncio.TaskGroup() as starting:
+                starting.create_task(self._start_postgres(postgres))
+                starting.create_task(self._start_valkey(valkey))
+                starting.create_task(self._start_gateway(gateway))
+        except ExceptionGroup as faults:
+            raise faults.exceptions[0] from None
+        self.tools = self._agent.tools()
+        await self._start_node(
+            postgres_url=postgres.url,
+            redis_url=valkey.url,
+            gateway_url=gateway.url,
+            gateway_token=gateway_token,
+            jwt_secret=jwt_secret,
+        )
+        self.token = mint(USER, jwt_secret, lifetime_s=TOKEN_LIFE_S)
+
+    async def _start_postgres(self, postgres: EmbeddedPostgres) -> None:
+        self._ends.push_async_callback(_in_thread, postgres.stop)
         await _in_thread(postgres.start)
         if self._fresh:
             await _in_thread(lambda: _empty_postgres(postgres.url))
         await _in_thread(lambda: migrate(postgres.url))
 
-    async def _start_valkey(self, ends: AsyncExitStack, valkey: EmbeddedValkey) -> None:
-        ends.push_async_callback(_in_thread, valkey.stop)
+    async def _start_valkey(self, valkey: EmbeddedValkey) -> None:
+        self._ends.push_async_callback(_in_thread, valkey.stop)
         await _in_thread(valkey.start)
         if self._fresh:
             await _in_thread(lambda: _empty_valkey(valkey.url))
 
-    async def _start_node(self, ends: AsyncExitStack, **settings: Any) -> None:
+    async def _start_gateway(self, gateway: DevGateway) -> None:
+        self._ends.push_async_callback(gateway.stop)
+        await gateway.start()
+
+    async def _start_node(self, **settings: Any) -> None:
         if self._port is not None:
             settings["port"] = self._port
-        node = await ends.enter_async_context(open_node(load(host="127.0.0.1", role="both", **settings)))
+        node = await self._ends.enter_async_context(open_node(load(host="127.0.0.1", role="both", **settings)))
         started = asyncio.Event()
         self._running = asyncio.create_task(node.run(started), name="node")
-        ends.push_async_callback(_end_node, node, self._running)
+        self._ends.push_async_callback(_end_node, node, self._running)
         up = asyncio.create_task(started.wait())
         try:
             await asyncio.wait({self._running, up}, return_when=asyncio.FIRST_COMPLETED)
@@ -138,11 +148,6 @@ class DevStack:
             up.cancel()
         _raise_fault_of(self._running)
         self.api_url = node.url
-
-
-async def _start_gateway(ends: AsyncExitStack, gateway: DevGateway) -> None:
-    ends.push_async_callback(gateway.stop)
-    await gateway.start()
 
 
 async def _end_node(node: Node, running: asyncio.Task[None]) -> None:

@@ -23,10 +23,14 @@ SAFE_POLICY = "noeviction"
 
 
 class Client:
-    """One Redis, two manners of speaking: ``redis`` for commands with a time limit, ``patient`` for blocking reads."""
+    """One Redis, two manners of speaking: ``redis`` for commands with a time limit, ``patient`` for blocking reads.
+
+    A blocking read goes ``within`` a limit too: a server that vanished without a word would be waited for for ever.
+    """
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         self.url = url
+        self._timeout_s = timeout_s
         self.redis = _redis(url, connections=32, timeout_s=timeout_s)
         self.patient = _redis(url, connections=8, timeout_s=None)
 
@@ -34,6 +38,10 @@ class Client:
         """A script of ``lua/``; loaded when the server does not know it (NOSCRIPT), so SCRIPT FLUSH harms nothing."""
         text = resources.files("daemon.fabric").joinpath("lua", name + ".lua").read_text()
         return self.redis.register_script(text)
+
+    def within(self, block_ms: int) -> asyncio.Timeout:
+        """Around a blocking read that the server answers after ``block_ms`` at the latest."""
+        return asyncio.timeout(block_ms / 1000 + self._timeout_s)
 
     async def close(self) -> None:
         await self.redis.aclose()

@@ -18,6 +18,8 @@ from daemon.machine.commands import Entry, Mark, RunId, Urgency
 from daemon.machine.record import Told
 
 DOORBELL_TTL_S = 3600
+INBOX_TTL_S = 7 * 86400
+"""After the last letter. Folded letters are deleted long before; those for runs that do not exist must not stay."""
 READ_LIMIT = 1000
 """Letters of one inbox read in one turn; the rest comes with the next."""
 
@@ -45,12 +47,17 @@ class Inbox:
         self._append = client.script("append")
         self._doorbell_at = b"0"
 
+    @property
+    def read_limit(self) -> int:
+        """Letters of one inbox read at once."""
+        return READ_LIMIT
+
     async def append(self, posts: Sequence[Post]) -> None:
         """Append and ring, all in one round trip. Raises FabricUnavailable; a repeat is harmless (marks tell)."""
         if not posts:
             return
         keys = [self._keys.ready]
-        args: list[Any] = [self._keys.doorbells, DOORBELL_TTL_S, self._bound]
+        args: list[Any] = [self._keys.doorbells, DOORBELL_TTL_S, self._bound, INBOX_TTL_S]
         for post in posts:
             keys += (self._keys.inbox(post.run_id), self._keys.lease(post.run_id))
             args += (post.run_id.hex, post.urgency, post.letter, post.mark.term, post.mark.number)
@@ -92,7 +99,8 @@ class Inbox:
         """Wait at this node's doorbell; answers which runs to look at and how urgently (empty after ``block_ms``)."""
         key = self._keys.doorbell(node)
         with speaking():
-            answer: Any = await self._client.patient.xread({key: self._doorbell_at}, block=block_ms, count=100)
+            async with self._client.within(block_ms):
+                answer: Any = await self._client.patient.xread({key: self._doorbell_at}, block=block_ms, count=100)
             if not answer:
                 return {}
             entries = (answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]) or []

@@ -51,17 +51,16 @@ class Ready:
         """At most ``count`` offers, waiting at most ``block_ms``."""
         with speaking():
             try:
-                answer: Any = await self._client.patient.xreadgroup(
-                    GROUP, self._node, {self._key: ">"}, count=count, block=block_ms
-                )
+                async with self._client.within(block_ms):
+                    answer: Any = await self._client.patient.xreadgroup(
+                        GROUP, self._node, {self._key: ">"}, count=count, block=block_ms
+                    )
             except ResponseError as fault:
                 if "NOGROUP" not in str(fault):
                     raise
                 await self._make_group()
                 return []
-        if not answer:
-            return []
-        return _offers(answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0])
+        return _offers_of(answer)
 
     async def reclaim(self, idle_ms: int, count: int) -> list[Offer]:
         """Offers that another node took and neither claimed nor acknowledged for ``idle_ms``."""
@@ -76,6 +75,26 @@ class Ready:
                 await self._make_group()
                 return []
         return _offers(answer[1])
+
+    async def give_back(self) -> int:
+        """Offer again what this node took and did not deal with, for a drain; answers how many."""
+        given = 0
+        while taken := await self._taken(count=1000):
+            await self.mark([run_id for _, run_id in taken])
+            await self.done([entry for entry, _ in taken])
+            given += len(taken)
+        return given
+
+    async def _taken(self, count: int) -> list[Offer]:
+        """The oldest offers that this node has taken and not acknowledged."""
+        with speaking():
+            try:
+                answer: Any = await self._client.redis.xreadgroup(GROUP, self._node, {self._key: "0"}, count=count)
+            except ResponseError as fault:
+                if "NOGROUP" not in str(fault):
+                    raise
+                return []
+        return _offers_of(answer)
 
     async def done(self, entries: Sequence[bytes]) -> None:
         """These offers were dealt with, one way or another."""
@@ -93,6 +112,13 @@ class Ready:
         except ResponseError as fault:
             if "BUSYGROUP" not in str(fault):
                 raise
+
+
+def _offers_of(answer: Any) -> list[Offer]:
+    """The offers in an answer to XREADGROUP, in RESP2 or RESP3."""
+    if not answer:
+        return []
+    return _offers(answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0])
 
 
 def _offers(entries: Any) -> list[Offer]:

@@ -6,6 +6,7 @@ Used by ``runtime/ingest`` and ``runtime/sweep``. A role is a key with a TTL; lo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from daemon.fabric.client import Client, speaking
 from daemon.fabric.keys import Keys
@@ -71,18 +72,30 @@ class Beacon:
         self._node = node
         self._ttl_ms = int(ttl_s * 1000)
         self._unlock = client.script("unlock")
+        self._word = node
+        self._times = 0
+
+    def begin_anew(self) -> None:
+        """From now on it shines with another word, by which those who look know that there was a break."""
+        self._times += 1
+        self._word = f"{self._node} {self._times}"
 
     async def shine(self) -> None:
         """Say it for another TTL. Raises FabricUnavailable."""
         with speaking():
-            await self._client.redis.set(self._key, self._node, px=self._ttl_ms)
+            await self._client.redis.set(self._key, self._word, px=self._ttl_ms)
 
     async def douse(self) -> None:
         """Take it back, if it was ours. Raises FabricUnavailable."""
         with speaking():
-            await self._unlock(keys=[self._key], args=[self._node])
+            await self._unlock(keys=[self._key], args=[self._word])
 
     async def seen(self) -> bool:
         """Whether anybody says it. Raises FabricUnavailable."""
+        return await self.word() is not None
+
+    async def word(self) -> bytes | None:
+        """What is said, if anybody says it. Raises FabricUnavailable."""
         with speaking():
-            return bool(await self._client.redis.exists(self._key))
+            word: Any = await self._client.redis.get(self._key)
+        return None if word is None else bytes(word)

@@ -88,11 +88,12 @@ def faults_of(error: ValidationError, *, at: str = "") -> tuple[tuple[str, str],
     faults = error.errors(include_url=False, include_context=False)
     around = {fault["loc"][:end] for fault in faults for end in range(len(fault["loc"]))}
     return tuple(
-        (at + "".join(f"/{_escape(part)}" for part in fault["loc"]), fault["msg"])
+        (at + "".join(f"/{escape(part)}" for part in fault["loc"]), fault["msg"])
         for fault in faults
         if not (fault["type"] == "too_short" and fault["loc"] in around)
     )[:20]
 
 
-def _escape(part: int | str) -> str:
+def escape(part: int | str) -> str:
+    """A part of a JSON pointer (RFC 6901 §3)."""
     return str(part).replace("~", "~0").replace("/", "~1")

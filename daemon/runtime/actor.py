@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from daemon import telemetry
-from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
+from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
 from daemon.machine.events import AttemptEnded, Event, RunParked
@@ -54,6 +54,8 @@ class Actor:
     """Why to look at the run; a fresh claim looks at everything."""
     quiet_since: float = 0.0
     failures: int = 0
+    rests: int = 0
+    """Turns that are over, their effects sent."""
 
     @property
     def id(self) -> RunId:
@@ -81,13 +83,18 @@ class Actor:
         run, following = settle(run, now, facts)
         return self._closed(entries, [*events, *following], verdicts, now)
 
-    def park(self, entries: Sequence[Entry], now: int, message: str) -> Turn:
-        """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters are set aside."""
+    def park(self, entries: Sequence[Entry], commands: Sequence[CommandId], now: int, message: str) -> Turn:
+        """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters are set aside.
+
+        A run that stands still already cannot be stopped: there it was the commands, and they are refused, or each
+        sweep would bring them again.
+        """
         self.local = []
-        events: list[Event] = []
         if self.run.status == "running":
-            events.append(RunParked(step_index=self.run.step_index, message=message))
-        return self._closed(entries, events, [], max(now, self.run.last_at))
+            parked = RunParked(step_index=self.run.step_index, message=message)
+            return self._closed(entries, [parked], [], max(now, self.run.last_at))
+        refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]
+        return self._closed(entries, [], refused, max(now, self.run.last_at))
 
     def _letters(self, entries: Sequence[Entry]) -> list[Letter]:
         letters = list(self.local)

@@ -33,6 +33,8 @@ class GatewayDispatch:
     def __init__(self, client: GatewayClient) -> None:
         self._client = client
         self._tasks: set[asyncio.Task[None]] = set()
+        self._questions: set[asyncio.Task[None]] = set()
+        """Those of the tasks that the next owner repeats: inquiries and cancels."""
         self._draining = False
 
     def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None:
@@ -40,11 +42,19 @@ class GatewayDispatch:
         task = asyncio.get_running_loop().create_task(self._carry(effect, permit, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if not isinstance(effect, Invoke):
+            self._questions.add(task)
+            task.add_done_callback(self._questions.discard)
 
     async def drain(self, patience_s: float) -> int:
-        """Begin nothing more, let open calls finish; answers how many were cut off after ``patience_s``."""
+        """Begin nothing more, let open calls finish; answers how many were cut off after ``patience_s``.
+
+        Inquiries and cancels are not waited for: the next owner owes them again, and a silent Gateway may hold them.
+        """
         self._draining = True
-        waiting = set(self._tasks)
+        waiting = self._tasks - self._questions
+        for question in self._questions:
+            question.cancel()
         if waiting:
             _, waiting = await asyncio.wait(waiting, timeout=patience_s)
         for task in waiting:

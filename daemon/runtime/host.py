@@ -80,8 +80,18 @@ class Host:
         self._intending = False
 
     async def quiet(self) -> None:
-        """Until no turn is under way. Polls, because only a drain waits for it and turns need not pay for that."""
-        while any(actor.busy or actor.local for actor in self._residents):  # noqa: ASYNC110 - see above
+        """Until every turn under way is over and every answer told by now is folded.
+
+        It does not wait for a moment without any turn: where tools talk there is none. Polls, because only a drain
+        waits for it and turns need not pay for that.
+        """
+        until = {actor: actor.rests + int(actor.busy) + int(bool(actor.local)) for actor in self._residents}
+        while until:
+            until = {
+                actor: rests
+                for actor, rests in until.items()
+                if actor.rests < rests and (actor.busy or actor.local) and self._residents.get(actor.id) is actor
+            }
             await asyncio.sleep(0.01)
 
     def ask_again(self) -> None:
@@ -124,8 +134,10 @@ class Host:
         try:
             turn = actor.turn(letters, commands, self._clock.now(), facts)
         except Exception as fault:  # noqa: BLE001 - one run's defect must not stop its neighbours
-            self._failed(actor, letters, fault)
+            self._failed(actor, letters, commands, fault)
             return
+        if len(letters) >= self._inbox.read_limit:
+            actor.rung = actor.rung or "h"  # more letters wait, and their bells have rung already
         if turn.transition is not None:
             actor.quiet_since = self._clock.monotonic()
             self._queue_of(actor).put_nowait(turn)
@@ -134,19 +146,19 @@ class Host:
         else:
             self._rest(actor)
 
-    def _failed(self, actor: Actor, letters: Sequence[Entry], fault: Exception) -> None:
+    def _failed(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], fault: Exception) -> None:
         actor.failures += 1
         log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
         if actor.failures < FAILURES_BEFORE_PARK:
             actor.rung = "c"
             self._residents.put_back([actor], self._clock.monotonic() + RETRY_S * actor.failures)
             return
-        self._park(actor, letters, f"{type(fault).__name__}: {fault}")
+        self._park(actor, letters, commands, f"{type(fault).__name__}: {fault}")
 
-    def _park(self, actor: Actor, letters: Sequence[Entry], message: str) -> None:
+    def _park(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], message: str) -> None:
         telemetry.parked.inc()
         actor.failures = 0
-        turn = actor.park(letters, self._clock.now(), message[:500])
+        turn = actor.park(letters, [command.id for command in commands], self._clock.now(), message[:500])
         log.error("a run is parked", run_id=str(actor.id), fault=message, letters=[raw for _, raw, _ in letters])
         if turn.transition is not None:
             self._queue_of(actor).put_nowait(turn)
@@ -163,6 +175,8 @@ class Host:
             batch = [await queue.get()]
             while len(batch) < self._batch and not queue.empty():
                 batch.append(queue.get_nowait())
+            # Who was dropped meanwhile may have moved in again: of its two turns only the newer may be committed.
+            batch = [turn for turn in batch if self._residents.get(turn.actor.id) is turn.actor]
             outcomes = await lane.commit([turn.transition for turn in batch if turn.transition is not None])
             committed = [turn for turn in batch if self._concluded(turn, outcomes)]
             if committed:
@@ -193,8 +207,9 @@ class Host:
 
     def _park_poisoned(self, turn: Turn, reason: str) -> None:
         """Postgres refuses what these letters led to: set exactly them aside, and stop the run visibly."""
-        actor = turn.actor
-        parking = actor.park([], self._clock.now(), f"Postgres refuses what was told: {reason}"[:500])
+        actor, transition = turn.actor, turn.transition
+        commands = [row.command_id for row in transition.verdicts] if transition is not None else []
+        parking = actor.park([], commands, self._clock.now(), f"Postgres refuses what was told: {reason}"[:500])
         telemetry.parked.inc()
         parked = Turn(actor, parking.transition, turn.folded)
         if parked.transition is not None:
@@ -219,18 +234,18 @@ class Host:
 
     def _rest(self, actor: Actor) -> None:
         """The turn is over: send what is owed, set the alarms, and let the run go when it only waits."""
+        actor.rests += 1
         if self._residents.get(actor.id) is not actor:
             return
         self._send_owed(actor)
         if self._may_leave(actor):
             self._ownership.let_go(actor)
             return
-        now = self._clock.monotonic()
-        when = actor.deadline()
-        if when is not None:
-            self._residents.alarm(actor, self._clock.at(when))
         pause_s = max(self._linger_s / 2, LEAST_PAUSE_S)
-        self._residents.alarm(actor, max(actor.quiet_since + self._linger_s, now + pause_s))
+        at = max(actor.quiet_since + self._linger_s, self._clock.monotonic() + pause_s)
+        when = actor.deadline()
+        # One alarm, the nearer one: a far deadline set at every turn of a run that talks would pile up until it comes.
+        self._residents.alarm(actor, at if when is None else min(at, self._clock.at(when)))
         self._residents.free(actor)
 
     def _may_leave(self, actor: Actor) -> bool:

@@ -51,6 +51,7 @@ class Ingest:
         ttl_s: float,
         retry_s: float,
         missed: Callable[[], None],
+        unsure: Callable[[], None],
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -61,6 +62,8 @@ class Ingest:
         self._look_s = min(LOOK_S, ttl_s / 4)
         self._retry_s = retry_s
         self._missed = missed
+        self._unsure = unsure
+        self._heard_word: bytes | None = None
         self._memory = Memory(time.monotonic)
         self._part: Part = "none"
         self._number = 0
@@ -146,7 +149,12 @@ class Ingest:
             return
         if self._open and self._part == "standby":
             await self._standby_hears.shine()
-        self._somebody_hears = await self._heard.seen()
+        word = await self._heard.word()
+        self._somebody_hears = word is not None
+        if word is not None and word != self._heard_word:
+            if self._heard_word is not None:  # whoever hears now did not all the time: results may have gone by
+                self._unsure()
+            self._heard_word = word
 
     async def _listen(self) -> None:
         """Open the stream again for ever; waits grow while the Gateway is away."""
@@ -155,8 +163,10 @@ class Ingest:
             try:
                 async with self._client.events() as stream:
                     self._set_open(True)
+                    self._heard.begin_anew()
                     await self._tell_now()
-                    self._missed()
+                    if self._part == "holder":  # while a standby was deaf, the holder heard
+                        self._missed()
                     pause_s = self._retry_s
                     log.info("hearing the Gateway", part=self._part)
                     async for envelopes in stream:

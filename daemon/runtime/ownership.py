@@ -53,10 +53,30 @@ class Ownership:
         self._ttl_s = lease_ttl_s
         self._capacity = capacity
         self._leaving: asyncio.Queue[Actor] = asyncio.Queue()
+        self._leasing = asyncio.Lock()
+        """Renewals and releases take turns: a renewal under way would take back a lease that was just given up."""
         self._taking = True
+        self._reading: asyncio.Task[list[Offer]] | None = None
+        self._took = asyncio.Event()
+        """Nothing is being claimed any more."""
+        self._took.set()
 
     async def take(self) -> None:
-        """Claim what is offered, as long as there is room."""
+        """Claim what is offered, as long as there is room, until ``stop_taking``."""
+        self._took.clear()
+        try:
+            await self._take()
+        finally:
+            self._took.set()
+
+    async def stop_taking(self) -> None:
+        """Claim nothing more; the first word of a drain. On return no claim is under way."""
+        self._taking = False
+        if self._reading is not None:
+            self._reading.cancel()
+        await self._took.wait()
+
+    async def _take(self) -> None:
         reclaim_at = self._clock.monotonic()
         while self._taking:
             room = self._capacity - len(self._residents)
@@ -64,7 +84,7 @@ class Ownership:
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
-                offers = await self._ready.take(min(room, TAKE_LIMIT), BLOCK_MS)
+                offers = await self._read(min(room, TAKE_LIMIT))
                 if self._clock.monotonic() >= reclaim_at:
                     reclaim_at = self._clock.monotonic() + self._ttl_s
                     offers += await self._ready.reclaim(int(self._ttl_s * 1000), min(room, TAKE_LIMIT))
@@ -74,9 +94,18 @@ class Ownership:
                 log.warning("taking runs waits", fault=str(fault))
                 await asyncio.sleep(RETRY_S)
 
-    def stop_taking(self) -> None:
-        """Claim nothing more; the first word of a drain."""
-        self._taking = False
+    async def _read(self, count: int) -> list[Offer]:
+        """The next offers; none once ``stop_taking`` has cut the waiting short."""
+        self._reading = asyncio.create_task(self._ready.take(count, BLOCK_MS))
+        try:
+            return await self._reading
+        except asyncio.CancelledError:
+            if self._taking:
+                self._reading.cancel()
+                raise
+            return []
+        finally:
+            self._reading = None
 
     async def listen(self) -> None:
         """Ring the residents whose bell rang; a bell for a run that has just left becomes an offer."""
@@ -91,13 +120,19 @@ class Ownership:
                 await asyncio.sleep(RETRY_S)
 
     async def renew(self, missed: Callable[[Actor], None]) -> None:
-        """Keep the leases; ``missed`` is told of runs whose lease had vanished, so letters may have too."""
+        """Keep the leases; ``missed`` is told of runs whose lease had vanished, so letters may have too.
+
+        A lease taken again proves nothing: another node may have had the run in between and let it go. Until Postgres
+        says that the claim stands, such a run is in doubt, and its lease does not count as renewed.
+        """
+        doubted: set[Actor] = set()
         while True:
             await asyncio.sleep(self._ttl_s / 3)
-            started = self._clock.monotonic()
-            actors = list(self._residents)
             try:
-                found = await self._leases.renew([_held(actor) for actor in actors])
+                async with self._leasing:
+                    started = self._clock.monotonic()
+                    actors = list(self._residents)
+                    found = await self._leases.renew([_held(actor) for actor in actors])
             except FabricUnavailable as fault:
                 log.warning("leases could not be renewed", fault=str(fault))
                 continue
@@ -107,11 +142,32 @@ class Ownership:
                     telemetry.leases_lost.inc()
                     log.info("another node took the lease", run_id=str(actor.id))
                     self._residents.remove(actor)
-                elif renewal is not None:
+                elif renewal == "t":
+                    telemetry.leases_lost.inc()
+                    doubted.add(actor)
+                elif renewal == "r" and actor not in doubted:
                     actor.renewed_at = started
-                    if renewal == "t":
-                        telemetry.leases_lost.inc()
-                        missed(actor)
+            if doubted:
+                try:
+                    await self._look_again(doubted, started, missed)
+                except (FabricUnavailable, StoreUnavailable) as fault:
+                    log.warning("leases that had vanished stay in doubt", runs=len(doubted), fault=str(fault))
+
+    async def _look_again(self, doubted: set[Actor], started: float, missed: Callable[[Actor], None]) -> None:
+        """Ask Postgres about claims in doubt; those that fell are dropped, and whoever comes next is called."""
+        held = await self._claims.still_held([_held(actor) for actor in doubted])
+        fallen = [actor for actor in doubted if actor.id not in held]
+        for actor in fallen:
+            self._residents.remove(actor)
+        if fallen:
+            async with self._leasing:
+                await self._leases.release([_held(actor) for actor in fallen], force=True)
+            telemetry.fenced.inc(len(fallen))
+            log.info("fenced: other nodes had these runs", runs=len(fallen))
+        for actor in doubted.difference(fallen):
+            actor.renewed_at = started
+            missed(actor)
+        doubted.clear()
 
     def let_go(self, actor: Actor) -> None:
         """This run only waits (and is busy until it has left)."""
@@ -130,31 +186,33 @@ class Ownership:
                 self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
 
     async def hand_over(self) -> int:
-        """Drain's last act: give every run to the others, without waiting for leases to run out. Answers how many."""
-        actors = list(self._residents)
-        released = await self._leases.release([_held(actor) for actor in actors], force=True)
+        """Drain's last act: give every run to the others, without waiting for leases to run out. Answers how many.
+
+        Offers that were read and not claimed are given back too; else they would wait until somebody misses them.
+        """
+        await self._ready.give_back()
+        async with self._leasing:
+            actors = list(self._residents)
+            released = await self._leases.release([_held(actor) for actor in actors], force=True)
+            for actor in actors:
+                self._residents.remove(actor)
         gone = [actor for actor in actors if released.get(actor.id) == "r"]
         await self._claims.release([(*_fence(actor), actor.deadline()) for actor in gone])
-        for actor in actors:
-            self._residents.remove(actor)
         return len(gone)
 
     async def _release(self, actors: Sequence[Actor]) -> None:
-        found = await self._leases.release([_held(actor) for actor in actors])
+        async with self._leasing:
+            found = await self._leases.release([_held(actor) for actor in actors])
+            for actor in actors:
+                if found.get(actor.id) == "w":
+                    self._residents.put_back([actor], self._clock.monotonic())
+                else:
+                    self._residents.remove(actor)
+        telemetry.leases_lost.inc(sum(1 for actor in actors if found.get(actor.id) == "l"))
         gone = [actor for actor in actors if found.get(actor.id) == "r"]
-        for actor in actors:
-            if found.get(actor.id) == "w":
-                self._residents.put_back([actor], self._clock.monotonic())
-            elif found.get(actor.id) == "l":
-                telemetry.leases_lost.inc()
-                self._residents.remove(actor)
         if not gone:
             return
-        try:
-            await self._claims.release([(*_fence(actor), actor.deadline()) for actor in gone])
-        finally:
-            for actor in gone:
-                self._residents.remove(actor)
+        await self._claims.release([(*_fence(actor), actor.deadline()) for actor in gone])
         telemetry.passivations.inc(len(gone))
         rung = [actor.id for actor in gone if actor.rung is not None]
         if rung:

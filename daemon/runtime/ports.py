@@ -34,6 +34,8 @@ class Claims(Protocol):
 
     async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None]]) -> set[RunId]: ...
 
+    async def still_held(self, held: Sequence[Held]) -> set[RunId]: ...
+
     async def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]: ...
 
 
@@ -50,7 +52,10 @@ class Leases(Protocol):
 
 
 class Inbox(Protocol):
-    """Letters, and this node's doorbell."""
+    """Letters, and this node's doorbell. ``read`` answers at most ``read_limit`` letters of one run."""
+
+    @property
+    def read_limit(self) -> int: ...
 
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]: ...
 
@@ -67,6 +72,8 @@ class Ready(Protocol):
     async def take(self, count: int, block_ms: int) -> list[Offer]: ...
 
     async def reclaim(self, idle_ms: int, count: int) -> list[Offer]: ...
+
+    async def give_back(self) -> int: ...
 
     async def done(self, entries: Sequence[bytes]) -> None: ...
 

@@ -96,7 +96,12 @@ class Runner:
         return self._ingest.subscribed
 
     def missed(self) -> None:
-        """The Gateway's stream had a gap: ask what became of every attempt in flight here."""
+        """The Gateway's stream had a gap: ask what became of every attempt in flight, here and of passive runs."""
+        self._host.ask_again()
+        self._sweep.missed()
+
+    def unsure(self) -> None:
+        """Another node had the gap, or took over: ask about the attempts in flight here."""
         self._host.ask_again()
 
     def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -117,14 +122,11 @@ class Runner:
 
         The ingest goes last, so that results are heard as long as calls are open.
         """
-        self._ownership.stop_taking()
+        await self._ownership.stop_taking()
         self._host.stop_intending()
+        await self._quiet()  # what is being intended now is committed, and denied by the permit
         cut = await self._dispatch.drain(self._drain_s)
-        try:
-            async with asyncio.timeout(QUIET_S):
-                await self._host.quiet()
-        except TimeoutError:
-            log.warning("some turns did not finish before the hand-over; their next owner repeats them")
+        await self._quiet()  # what the calls proved is committed
         try:
             handed = await self._ownership.hand_over()
             log.info("handed over", runs=handed, calls_cut=cut)
@@ -133,6 +135,13 @@ class Runner:
         await self._presence.leave()
         await self._sweep.leave()
         await self._ingest.leave()
+
+    async def _quiet(self) -> None:
+        try:
+            async with asyncio.timeout(QUIET_S):
+                await self._host.quiet()
+        except TimeoutError:
+            log.warning("some turns did not finish before the hand-over; their next owner repeats them")
 
 
 def _limits(settings: Settings) -> Limits:
@@ -156,4 +165,5 @@ def _ingest(
         ttl_s=ttl_s,
         retry_s=settings.gateway.gateway_retry_s,
         missed=runner.missed,
+        unsure=runner.unsure,
     )

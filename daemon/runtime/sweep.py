@@ -62,12 +62,16 @@ class Sweep:
         self._stale_after_s = stale_after_s
         self._partitions_at = 0.0
         self._periods = 0
+        self._missed = False
 
     async def run(self) -> None:
         """Look every period, with a jitter of a tenth so that nodes do not beat together."""
         loop = asyncio.get_running_loop()
         while True:
             try:
+                if self._missed:
+                    await self._claims.wake_waiting()
+                    self._missed = False
                 if await self._role.hold():
                     await self.once()
                     if loop.time() >= self._partitions_at:
@@ -76,6 +80,10 @@ class Sweep:
             except (FabricUnavailable, StoreUnavailable) as fault:
                 log.warning("the sweep waits", fault=str(fault))
             await asyncio.sleep(self._period_s * random.uniform(0.9, 1.1))  # noqa: S311 - a jitter, not a secret
+
+    def missed(self) -> None:
+        """The Gateway was not heard for a while, so RESULTs of passive runs may have gone by: each shall ask."""
+        self._missed = True
 
     async def leave(self) -> None:
         """Give the role to another node at once; part of a drain."""

@@ -20,6 +20,10 @@ from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import PAST_KEPT, Attempt, Run, StepState, new_run
 from daemon.store import sql
 from daemon.store.pool import Pool, reading
+from daemon.telemetry import log
+
+UNREADABLE_AGAIN_S = 30
+"""After this a run that could not be read is offered again; a node of another release may understand it."""
 
 
 class Claims:
@@ -31,8 +35,9 @@ class Claims:
     async def claim(self, wanted: Mapping[RunId, str]) -> tuple[list[tuple[Run, Epoch]], int]:
         """Claim each run for its owner token; answers the runs that exist with their new epochs, and Postgres time.
 
-        Raises StoreUnavailable. When the reply is lost the claim may have happened: such a run is an orphan, and the
-        sweep finds it.
+        A run whose rows cannot be read (damaged, or of a newer release) is let go for ``UNREADABLE_AGAIN_S`` and left
+        out. Raises StoreUnavailable. When the reply is lost the claim may have happened: such a run is an orphan,
+        and the sweep finds it.
         """
         async with reading(self._pool) as connection:
             rows = await connection.fetch(sql.CLAIM, list(wanted), list(wanted.values()))
@@ -42,13 +47,19 @@ class Claims:
             specs = {row["run_id"]: row["snapshot"] for row in await connection.fetch(sql.LOAD_SPECS, ids)}
             steps = _grouped(await connection.fetch(sql.LOAD_STEPS, ids))
             attempts = _grouped(await connection.fetch(sql.LOAD_ATTEMPTS, ids, PAST_KEPT + 1))
-        runs = [
-            (
-                _restore(row, specs[row["id"]], steps.get(row["id"], ()), attempts.get(row["id"], ())),
-                Epoch(row["epoch"]),
-            )
-            for row in rows
-        ]
+        runs: list[tuple[Run, Epoch]] = []
+        unreadable: list[tuple[RunId, Epoch, str, int | None]] = []
+        for row in rows:
+            run_id, epoch = RunId(row["id"]), Epoch(row["epoch"])
+            try:
+                run = _restore(row, specs[run_id], steps.get(run_id, ()), attempts.get(run_id, ()))
+            except Exception:  # noqa: BLE001 - whatever is wrong with one run must not stop its neighbours
+                log.exception("a run cannot be read", run_id=str(run_id))
+                unreadable.append((run_id, epoch, row["owner"], row["now_ms"] + UNREADABLE_AGAIN_S * 1000))
+            else:
+                runs.append((run, epoch))
+        if unreadable:
+            await self.release(unreadable)
         return runs, max(row["now_ms"] for row in rows)
 
     async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None]]) -> set[RunId]:
@@ -56,6 +67,12 @@ class Claims:
         columns = [list(column) for column in zip(*given, strict=True)] if given else [[], [], [], []]
         async with reading(self._pool) as connection:
             return {RunId(row["id"]) for row in await connection.fetch(sql.RELEASE, *columns)}
+
+    async def still_held(self, held: Sequence[tuple[RunId, str, Epoch]]) -> set[RunId]:
+        """Those of the runs that nobody has claimed since (owner and epoch stand)."""
+        columns = ([run_id for run_id, _, _ in held], [epoch for _, _, epoch in held], [owner for _, owner, _ in held])
+        async with reading(self._pool) as connection:
+            return {RunId(row["id"]) for row in await connection.fetch(sql.STILL_HELD, *columns)}
 
     async def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]:
         """The commands without a verdict, oldest first."""
@@ -69,6 +86,11 @@ class Claims:
         """Passive runs whose ``wake_at`` has come, oldest first."""
         async with reading(self._pool) as connection:
             return [RunId(row["id"]) for row in await connection.fetch(sql.DUE, limit)]
+
+    async def wake_waiting(self) -> None:
+        """Make every passive run due that waits for an answer or an hour; those that wait for people have no hour."""
+        async with reading(self._pool) as connection:
+            await connection.execute(sql.WAKE_WAITING)
 
     async def owned(self, after: UUID, limit: int) -> list[RunId]:
         """Runs with an owner, by id after ``after``: the sweep looks which of them have no lease."""

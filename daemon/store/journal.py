@@ -17,7 +17,7 @@ import asyncpg
 from daemon import telemetry
 from daemon.machine.commands import RunId
 from daemon.machine.record import Outcomes, Transition
-from daemon.store.pool import CONNECT_TIMEOUT_S, GONE, Connection
+from daemon.store.pool import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, GONE, Connection
 from daemon.store.sql import COMMIT, WHERE_IT_STANDS
 from daemon.telemetry import log
 
@@ -123,7 +123,10 @@ class Lane:
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
-                self._url, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "runwarden journal"}
+                self._url,
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=COMMAND_TIMEOUT_S,  # a server that vanished without a word is not waited for for ever
+                server_settings={"application_name": "runwarden journal"},
             )
         return self._connection
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from daemon.machine.events import RunCanceled, RunCompleted, RunFailed
 from daemon.machine.wire import frame, iso
 from daemon.store.pool import Pool, reading
 
@@ -15,13 +16,17 @@ FROM workflow_run_events WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
 """
 
 
+TERMINAL = frozenset({RunCompleted.type, RunFailed.type, RunCanceled.type})
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """SSE frames of the events ``first_seq … last_seq``, in order; ``count`` of them."""
+    """SSE frames of ``count`` events in order, up to ``last_seq``; ``terminal``: the run's end is among them."""
 
     frames: bytes
     last_seq: int
     count: int
+    terminal: bool
 
 
 class EventLog:
@@ -37,7 +42,8 @@ class EventLog:
         frames = b"".join(
             frame(run_id, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode()) for row in rows
         )
-        return Page(frames, rows[-1]["seq"] if rows else after_seq, len(rows))
+        terminal = any(row["event_type"] in TERMINAL for row in rows)
+        return Page(frames, rows[-1]["seq"] if rows else after_seq, len(rows), terminal)
 
     async def last_seqs(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
         """How far each run's log goes, and so whether a watcher missed something."""

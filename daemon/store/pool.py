@@ -85,4 +85,7 @@ async def reading(pool: Pool) -> AsyncIterator[Connection]:
         async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
             yield connection  # type: ignore[misc] # asyncpg's proxy stands in for a Connection
     except GONE as fault:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # giving a cancelled query's connection back may fail in its turn;
+            raise asyncio.CancelledError from fault  # that must not swallow the cancellation
         raise StoreUnavailable(f"Postgres does not answer ({_plain(fault)}); nothing was lost, try again.") from fault

@@ -127,9 +127,21 @@ SELECT id, run_id, kind, payload, seen_seq, issued_by FROM workflow_run_commands
 WHERE run_id = ANY($1::uuid[]) AND verdict IS NULL ORDER BY run_id, id
 """
 
+STILL_HELD = """
+SELECT r.id FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS g(id, epoch, owner)
+JOIN workflow_runs r ON r.id = g.id AND r.epoch = g.epoch AND r.owner = g.owner
+"""
+
 DUE = """
 SELECT id FROM workflow_runs WHERE owner IS NULL AND wake_at IS NOT NULL AND wake_at <= clock_timestamp()
 ORDER BY wake_at LIMIT $1
+"""
+
+WAKE_WAITING = """
+WITH waiting AS (
+    SELECT id FROM workflow_runs WHERE owner IS NULL AND wake_at > clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED
+)
+UPDATE workflow_runs r SET wake_at = clock_timestamp() FROM waiting WHERE r.id = waiting.id
 """
 
 OWNED = "SELECT id FROM workflow_runs WHERE owner IS NOT NULL AND id > $1 ORDER BY id LIMIT $2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import psycopg
 import pytest
 import pytest_asyncio
@@ -33,3 +34,11 @@ async def shared(module_database: str, valkey: EmbeddedValkey) -> AsyncIterator[
     """One node for a module; its tests say ``pytestmark = pytest.mark.asyncio(loop_scope="module")``."""
     async with stack(module_database, valkey.url, "shared", body_limit_bytes=262_144) as opened:
         yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def books(module_database: str) -> AsyncIterator[asyncpg.Connection]:
+    """The database behind ``shared``, to count what is stored."""
+    connection = await asyncpg.connect(module_database)
+    yield connection
+    await connection.close()

@@ -29,6 +29,7 @@ from tests.patience import eventually
 
 SECRET = "the tests' secret, which is long enough for HS256"
 PATIENCE_S = 15.0
+POLL_S = 0.02
 AGENT = "agent-1"
 
 QUICK: dict[str, Any] = {

@@ -1,0 +1,137 @@
+"""Bad requests by the table of ``bad_requests``: the exact answer, a problem that names the fault, nothing stored."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+import pytest_asyncio
+import yarl
+
+from tests.api import bad_requests
+from tests.api.answers import assert_problem, stored
+from tests.api.bad_requests import TABLE, Bad, as_bytes
+from tests.api.harness import Answer, Stack, step
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def places(shared: Stack) -> dict[str, str]:
+    """Ann's run, which waits for approval, and its workflow."""
+    workflow_id = await shared.workflow(step("a", approval_policy="manual"))
+    made = await shared.post("/v1/workflow-runs", {"workflow_id": workflow_id})
+    await shared.until(made.body["run_id"], "paused")
+    return {"run": made.body["run_id"], "workflow": workflow_id}
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+async def test_a_bad_request_is_answered_by_its_fault_and_stores_nothing(
+    shared: Stack, books: asyncpg.Connection, places: dict[str, str], row: Bad
+) -> None:
+    before = await stored(books)
+    path = yarl.URL(shared.base + row.path.format(**places), encoded=True)
+    body = as_bytes(row.body, **places)
+    headers = shared.headers(**dict(row.headers))
+    async with shared.http.request(row.method, path, data=body, headers=headers) as response:
+        answered = Answer(response.status, response.headers, orjson.loads(await response.read()))
+    assert_problem(answered, row.status, row.code, row.says)
+    assert await stored(books) == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        bad_requests.workflow(title="x" * 255),
+        bad_requests.workflow(*(bad_requests.one(id=f"s{n}") for n in range(1000))),
+        bad_requests.workflow(bad_requests.one(tool_config=bad_requests.tool(arguments={"n": [2**64 - 1, -(2**63)]}))),
+        bad_requests.workflow(bad_requests.one(tool_config=bad_requests.tool(arguments={"a": bad_requests.deep(190)}))),
+        bad_requests.workflow(bad_requests.one(tool_config=bad_requests.tool(arguments={"a": "\\u0000"}))),
+        bad_requests.workflow(bad_requests.one(tool_config=bad_requests.tool(arguments={"a": "9" * 30}))),
+        bad_requests.workflow(bad_requests.one(tool_config=bad_requests.tool(timeout_ms=604_800_000))),
+        bad_requests.workflow(bad_requests.one(id="\U0001f600/~ '\";--")),
+    ],
+    ids=["255 characters", "1000 steps", "64 bits", "190 deep", "NUL spelt out", "digits as text", "a week", "odd id"],
+)
+async def test_what_is_just_within_the_limits_is_kept_as_it_came(shared: Stack, body: dict[str, Any]) -> None:
+    made = await shared.post("/v1/workflows", body)
+    assert made.status == 200, made.body
+    sent, kept = body["spec"]["steps"], made.body["spec"]["steps"]
+    assert [step["id"] for step in kept] == [step["id"] for step in sent]
+    assert kept[0]["tool_config"].get("arguments") == sent[0]["tool_config"].get("arguments", {})
+
+
+async def test_a_workflow_just_within_the_limits_can_be_run_and_read(shared: Stack) -> None:
+    """What is accepted can be carried: 190 levels and 64 bits go through the store, the machine and back."""
+    arguments = {"deep": bad_requests.deep(190), "number": 2**64 - 1}
+    run_id = await shared.start(step("a", approval_policy="manual", arguments=arguments))
+    run = await shared.until(run_id, "paused")
+    assert run["workflow_snapshot"]["steps"][0]["tool_config"]["arguments"] == arguments
+    await shared.decide(run_id, "approve", {"step_id": "a"})
+    await shared.until(run_id, "completed")
+
+
+async def test_at_most_twenty_faults_of_a_body_are_told(shared: Stack) -> None:
+    answered = await shared.post("/v1/workflows", bad_requests.workflow(ignored=["\x00"] * 1000))
+    assert len(answered.body["errors"]) == 20
+    steps = [bad_requests.one(id=7) for _ in range(1000)]
+    answered = await shared.post("/v1/workflows", bad_requests.workflow(*steps))
+    assert len(answered.body["errors"]) == 20
+
+
+async def test_every_fault_of_a_body_is_told_with_its_path(shared: Stack) -> None:
+    answered = await shared.post("/v1/workflows", {"title": "", "spec": []})
+    assert [fault["path"] for fault in answered.body["errors"]] == ["/title", "/spec"]
+
+
+HEAD = "POST /v1/workflows HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n"
+BROKEN_HTTP = {
+    "no HTTP at all": "hello\r\n\r\n",
+    "a made-up method": "BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a header of a megabyte": "GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + "x" * 1_000_000 + "\r\n\r\n",
+    "a chunk of no size": HEAD + "Transfer-Encoding: chunked\r\n\r\nzz\r\nrubbish\r\n0\r\n\r\n",
+    "a body that is not what its encoding says": HEAD + "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    "a deflated nothing": HEAD + "Content-Encoding: deflate\r\nContent-Length: 4\r\n\r\n\xff\xff\xff\xff",
+    "a negative length": HEAD + "Content-Length: -1\r\n\r\n",
+    "two lengths": HEAD + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_HTTP)
+async def test_broken_http_is_a_400_and_the_node_goes_on(shared: Stack, name: str) -> None:
+    url = yarl.URL(shared.base)
+    sent = BROKEN_HTTP[name].replace("{token}", shared.headers()["Authorization"]).encode("latin-1")
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        async with asyncio.timeout(5):
+            writer.write(sent)
+            assert re.match(rb"HTTP/1\.[01] 400 ", await reader.readline())
+    finally:
+        writer.transport.abort()
+    assert (await shared.ask("GET", "/healthz")).status == 200
+
+
+async def test_a_client_that_hangs_up_in_the_middle_of_its_body_stores_nothing(
+    shared: Stack, books: asyncpg.Connection
+) -> None:
+    before = await stored(books)
+    url = yarl.URL(shared.base)
+    head = HEAD.replace("{token}", shared.headers()["Authorization"])
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write((head + 'Content-Length: 5000\r\n\r\n{"title": "T", ').encode())
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    assert (await shared.ask("GET", "/readyz")).status == 200
+    assert await stored(books) == before
+
+
+async def test_a_small_body_that_unpacks_to_a_huge_one_is_413(shared: Stack) -> None:
+    bomb = gzip.compress(b'{"title": "' + b"x" * 50_000_000 + b'"}')
+    answered = await shared.ask("POST", "/v1/workflows", data=bomb, headers={"Content-Encoding": "gzip"})
+    assert (answered.status, answered.body["code"]) == (413, "body_too_large")

@@ -1,0 +1,170 @@
+"""A run that leaves, or is handed over, while something happens to it: it is woken all the same, and by somebody who
+stays. Each test holds one exchange with a server open, at the moment where the next thing may come between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+
+from daemon.fabric.keys import Keys
+from daemon.fabric.ready import GROUP
+from daemon.runtime.runner import Runner
+from tests.api.harness import Stack, stack, step
+from tests.patience import eventually
+
+
+@asynccontextmanager
+async def node(database: str, redis_url: str, redis_prefix: str, **settings: Any) -> AsyncIterator[Stack]:
+    """One node in this process, whose slow tools end with the block."""
+    async with stack(database, redis_url, redis_prefix, **settings) as opened:
+        try:
+            yield opened
+        finally:
+            opened.tools.release.set()
+
+
+def runner_of(opened: Stack) -> Runner:
+    assert opened.node is not None
+    assert opened.node._runner is not None
+    return opened.node._runner
+
+
+class Gate:
+    """Holds calls of ``method`` until it is opened, at last with its block; ``reached`` tells that one is waiting."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, method: str) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+        self._real: Callable[..., Awaitable[Any]] = getattr(owner, method)
+        patch.setattr(owner, method, self._held)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.set()
+
+    async def _held(self, *given: Any, **named: Any) -> Any:
+        self.reached.set()
+        await self.open.wait()
+        return await self._real(*given, **named)
+
+
+async def test_a_result_between_the_lease_and_the_owner_of_a_leaving_run_wakes_it(
+    database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(database, redis_url, redis_prefix) as opened, Redis.from_url(redis_url) as redis:
+        with Gate(monkeypatch, runner_of(opened)._ownership._claims, "release") as gate:
+            run = await opened.start(step("a", "slow"))
+            await gate.reached.wait()  # the lease is gone, the owner still stands
+            opened.tools.release.set()
+            await eventually(lambda: opened.gateway.of("RESULT"), what="the RESULT")
+
+            async def dealt_with() -> bool:
+                return await redis.xlen(Keys(redis_prefix).ready) == 0
+
+            await eventually(dealt_with, what="the offer taken")
+            gate.open.set()
+            await opened.until(run, "completed", within_s=5)
+
+
+async def test_a_lease_that_was_given_back_is_not_taken_again_by_its_renewal(
+    database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        node(database, redis_url, redis_prefix, lease_ttl_s=0.6) as opened,
+        Redis.from_url(redis_url) as redis,
+    ):
+        with Gate(monkeypatch, runner_of(opened)._ownership._claims, "release") as gate:
+            run = await opened.start(step("a", "slow"))
+            await gate.reached.wait()
+            await asyncio.sleep(0.5)  # two renewals go by; there is no sign of a renewal that does nothing
+            assert not await redis.exists(Keys(redis_prefix).lease(UUID(run)))
+            gate.open.set()
+
+            async def passive() -> bool:
+                return (await opened.sql("SELECT owner FROM workflow_runs"))[0]["owner"] is None
+
+            await eventually(passive, what="the run passive")
+            opened.tools.release.set()
+            await opened.until(run, "completed", within_s=5)
+
+
+async def test_a_draining_node_does_not_take_its_own_runs_back(
+    database: str, redis_url: str, redis_prefix: str
+) -> None:
+    async with (
+        node(database, redis_url, redis_prefix, linger_s=60) as opened,
+        Redis.from_url(redis_url) as redis,
+    ):
+        for _ in range(5):
+            await opened.start(step("a", "slow"))
+        await eventually(lambda: len(opened.tools.running) == 5, what="five tools running")
+        await runner_of(opened).drain()
+        await asyncio.sleep(1.2)  # longer than a reader of the ready stream blocks
+        keys = Keys(redis_prefix)
+        assert [row["owner"] for row in await opened.sql("SELECT owner FROM workflow_runs")] == [None] * 5
+        assert await redis.xlen(keys.ready) == 5
+        assert (await redis.xpending(keys.ready, GROUP))["pending"] == 0
+        opened.tools.release.set()
+
+
+async def test_a_call_intended_just_before_a_drain_is_handed_over_as_unsent(
+    database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(database, redis_url, redis_prefix, linger_s=60) as opened:
+        runner = runner_of(opened)
+        lane = runner._host._lanes[0][0]
+        client = runner._dispatch._client
+        real = client.invoke
+
+        async def waits_for_a_connection(*given: Any, **named: Any) -> None:
+            await asyncio.sleep(0.1)
+            await real(*given, **named)
+
+        monkeypatch.setattr(client, "invoke", waits_for_a_connection)
+        with Gate(monkeypatch, lane, "commit") as gate:
+            await opened.start(step("a"))
+            await gate.reached.wait()  # the intent is on its way to Postgres
+            draining = asyncio.create_task(runner.drain())
+            await asyncio.sleep(0.05)
+            gate.open.set()
+            await draining
+            attempts = await opened.sql("SELECT state FROM workflow_run_attempts")
+            assert [row["state"] for row in attempts] == ["unsent"]
+            assert not opened.gateway.ledger
+
+
+async def test_a_drain_does_not_wait_for_a_node_that_is_never_quiet(
+    database: str, redis_url: str, redis_prefix: str
+) -> None:
+    async with node(database, redis_url, redis_prefix, linger_s=60, log_hold_s=0) as opened:
+        workflow = await opened.workflow(step("a", "streaming", arguments={"lines": 1000, "pace_ms": 5}))
+        for _ in range(40):
+            await opened.post("/v1/workflow-runs", {"workflow_id": workflow})
+        await eventually(lambda: len(opened.tools.running) == 40, what="forty tools talking")
+        began = asyncio.get_running_loop().time()
+        await runner_of(opened).drain()
+        assert asyncio.get_running_loop().time() - began < 2
+
+
+async def test_a_drain_does_not_wait_for_questions_to_a_gateway_that_is_away(
+    database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(database, redis_url, redis_prefix, linger_s=60, drain_s=5) as opened:
+        runner = runner_of(opened)
+        with Gate(monkeypatch, runner._dispatch._client, "result") as gate:
+            await opened.start(step("a", "slow"))
+            await eventually(lambda: opened.tools.running, what="the tool running")
+            runner.missed()
+            await gate.reached.wait()
+            began = asyncio.get_running_loop().time()
+            await runner.drain()
+            assert asyncio.get_running_loop().time() - began < 2
+            opened.tools.release.set()

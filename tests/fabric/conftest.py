@@ -1,0 +1,95 @@
+"""The fabric under test. ``test_inbox``, ``test_lease``, ``test_ready`` and ``test_bus`` are its conformance suite.
+
+They hold for every implementation: to join, write a class with the methods of ``OverRedis`` and add it to
+``IMPLEMENTATIONS``. What only a real Redis does (restarts, evictions, killed connections) stands in ``test_server``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import pytest
+import uuid_utils.compat as uuid7
+
+from daemon.fabric.bus import Bus
+from daemon.fabric.client import Client, open_client
+from daemon.fabric.inbox import Inbox
+from daemon.fabric.keys import Keys
+from daemon.fabric.lease import Leases
+from daemon.fabric.ready import Ready
+from daemon.fabric.role import Beacon, Role, shining
+from daemon.machine.commands import Epoch, RunId
+from daemon.runtime.ports import Held
+
+LONG_S = 60.0
+NOW_MS = 1
+"""The shortest wait for an answer that should be there already."""
+
+
+class OverRedis:
+    """The real thing."""
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self.client = client
+        self.keys = keys
+        self.shining: Callable[[Sequence[str]], Awaitable[set[str]]] = partial(shining, client, keys)
+
+    def inbox(self, bound: int = 100) -> Inbox:
+        return Inbox(self.client, self.keys, bound=bound)
+
+    def leases(self, ttl_s: float = LONG_S) -> Leases:
+        return Leases(self.client, self.keys, ttl_s=ttl_s)
+
+    def ready(self, node: str = "n1") -> Ready:
+        return Ready(self.client, self.keys, node=node)
+
+    def role(self, node: str, ttl_s: float = LONG_S) -> Role:
+        return Role(self.client, self.keys, "sweep", node=node, ttl_s=ttl_s)
+
+    def beacon(self, name: str, node: str, ttl_s: float = LONG_S) -> Beacon:
+        return Beacon(self.client, self.keys, name, node=node, ttl_s=ttl_s)
+
+    def bus(self, node: str = "n1") -> Bus:
+        return Bus(self.client, self.keys, node=node)
+
+    async def flush(self) -> None:
+        """Forget everything, as a server does that restarts empty."""
+        await self.client.redis.flushall()
+
+
+@asynccontextmanager
+async def over_redis(url: str, prefix: str) -> AsyncIterator[OverRedis]:
+    client = await open_client(url, patience_s=10)
+    yield OverRedis(client, Keys(prefix))
+    await client.close()
+
+
+IMPLEMENTATIONS: dict[str, Callable[[str, str], AbstractAsyncContextManager[OverRedis]]] = {"redis": over_redis}
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+async def fabric(request: pytest.FixtureRequest, redis_url: str, redis_prefix: str) -> AsyncIterator[OverRedis]:
+    async with IMPLEMENTATIONS[request.param](redis_url, redis_prefix) as opened:
+        yield opened
+
+
+def new_run() -> RunId:
+    return RunId(uuid7.uuid7())
+
+
+async def held_by(fabric: OverRedis, node: str, run_id: RunId, *, epoch: int = 1) -> Held:
+    """A run that this node holds as the host would: taken, claimed, sealed."""
+    leases, owner = fabric.leases(), f"{node}/nonce"
+    assert await leases.take({run_id: owner}) == {run_id}
+    held = (run_id, owner, Epoch(epoch))
+    assert await leases.seal([held]) == {run_id}
+    return held
+
+
+async def offered(fabric: OverRedis) -> list[RunId]:
+    """Every run on offer, in order; takes them all."""
+    ready = fabric.ready("collector")
+    offers = await ready.take(1000, NOW_MS) + await ready.take(1000, NOW_MS)  # the first take of all makes the group
+    return [run_id for _, run_id in offers]

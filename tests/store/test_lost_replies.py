@@ -1,0 +1,217 @@
+"""Commits whose outcome is unknown: the journal asks until it knows, and applies nothing twice.
+
+Real connections are cut, real servers restarted, real locks taken; nothing is told to the journal but by Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+import pytest
+
+from daemon import telemetry
+from daemon.dev.embedded import EmbeddedPostgres
+from daemon.store.journal import Lane
+from daemon.store.migrate import migrate
+from daemon.store.pool import Pool, open_pool
+from tests.machine.scenario import Story, acked, done, step
+from tests.patience import eventually
+from tests.store.conftest import Book
+from tests.store.wire import Wire
+
+Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+@pytest.fixture
+async def wire(database: str) -> AsyncIterator[Wire]:
+    with tempfile.TemporaryDirectory(prefix="rw-wire-") as home:
+        opened = Wire(database, Path(home))
+        await opened.open()
+        yield opened
+        await opened.close()
+
+
+@pytest.fixture
+async def far(pool: Pool, wire: Wire) -> AsyncIterator[Book]:
+    """A book whose lane goes through the wire; everything else reaches Postgres directly."""
+    lane = Lane(wire.url)
+    yield Book(pool, lane)
+    await lane.close()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server that a test may restart."""
+    with tempfile.TemporaryDirectory(prefix="rw-pg-") as home, EmbeddedPostgres(Path(home) / "p", fast=True) as server:
+        migrate(server.url)
+        yield server
+
+
+def repeats() -> float:
+    return telemetry.registry.get_sample_value("runwarden_commit_repeats_total") or 0.0
+
+
+async def ongoing(book: Book) -> Story:
+    """A run whose first turn is committed (so the lane's statement is prepared) and whose next is told."""
+    story = await book.open(step("a"), step("b"))
+    await book.write(story)
+    story.hear(acked(story.req), done(story.req))
+    return story
+
+
+async def waiting(pool: Pool, commits: int) -> bool:
+    """Whether so many commits wait for a lock."""
+    found = await pool.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'runwarden journal' AND wait_event_type = 'Lock'"
+    )
+    return bool(found == commits)
+
+
+async def test_a_commit_whose_answer_is_lost_is_known_as_committed_and_not_applied_again(far: Book, wire: Wire) -> None:
+    story = await ongoing(far)
+    wire.lose("answer")
+    outcomes = await far.write(story)
+    assert wire.lost == 1
+    assert set(outcomes.committed) == {story.run.id}
+    assert await far.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+    assert [row["status"] for row in await far.rows("workflow_run_steps")] == ["success", "running"]
+
+
+async def test_a_commit_that_never_reached_postgres_is_repeated(far: Book, wire: Wire) -> None:
+    story = await ongoing(far)
+    wire.lose("question")
+    outcomes = await far.write(story)
+    assert wire.lost == 1
+    assert set(outcomes.committed) == {story.run.id}
+    assert await far.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+
+
+async def test_when_the_answer_is_lost_and_another_claims_the_old_owner_is_fenced(far: Book, wire: Wire) -> None:
+    """It cannot know that its commit stands, and need not: the run belongs to another, who has read it."""
+    story = await ongoing(far)
+    wire.lose("answer", after=lambda: far.claim(story.run.id, "thief"))
+    outcomes = await far.write(story)
+    assert outcomes.fenced == {story.run.id}
+    assert await far.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+
+
+async def test_a_lost_answer_of_a_refusal_decides_the_command_once(far: Book, wire: Wire) -> None:
+    """A transition without events does not move last_seq, so it looks undone; to repeat it changes nothing."""
+    story = await far.open(step(manual=True))
+    await far.write(story)
+    story.say("resume", seen=99)
+    wire.lose("answer")
+    assert set((await far.write(story)).committed) == {story.run.id}
+
+
+async def test_a_repeat_that_meets_the_first_try_still_under_way_is_not_applied_twice(
+    far: Book, wire: Wire, other: Session
+) -> None:
+    """The first commit waits for a lock in a backend whose client is gone; the second queues up behind it."""
+    story = await ongoing(far)
+    async with other.transaction():
+        await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", story.run.id)
+        writing = asyncio.create_task(far.write(story))
+        await eventually(lambda: waiting(far.pool, 1))
+        wire.cut()
+        await eventually(lambda: waiting(far.pool, 2))
+    assert set((await writing).committed) == {story.run.id}
+    assert await far.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+
+
+async def test_of_a_batch_each_run_gets_its_own_answer_after_a_loss(far: Book, wire: Wire) -> None:
+    mine, theirs = await ongoing(far), await ongoing(far)
+    await far.claim(theirs.run.id, "thief")
+    wire.lose("answer")
+    outcomes = await far.lane.commit([*far.told(mine), *far.told(theirs)])
+    assert set(outcomes.committed) == {mine.run.id}
+    assert outcomes.fenced == {theirs.run.id}
+    assert await far.seqs(theirs.run.id) == [1, 2]
+
+
+async def test_a_lane_whose_backend_was_killed_goes_on(book: Book, other: Session) -> None:
+    story = await ongoing(book)
+    killed = await other.fetchval(
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'runwarden journal'"
+    )
+    assert killed == 1
+    assert set((await book.write(story)).committed) == {story.run.id}
+
+
+async def test_a_backend_killed_in_the_midst_of_a_commit_loses_nothing(book: Book, other: Session) -> None:
+    story = await ongoing(book)
+    async with other.transaction():
+        await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", story.run.id)
+        writing = asyncio.create_task(book.write(story))
+        await eventually(lambda: waiting(book.pool, 1))
+        await book.pool.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'runwarden journal'"
+        )
+    assert set((await writing).committed) == {story.run.id}
+    assert await book.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+
+
+async def test_when_postgres_restarts_in_the_midst_of_a_commit_it_is_repeated_until_known(
+    own_postgres: EmbeddedPostgres,
+) -> None:
+    pool = await open_pool(own_postgres.url, size=4, patience_s=10)
+    lane, session = Lane(own_postgres.url), await asyncpg.connect(own_postgres.url)
+    try:
+        book = Book(pool, lane)
+        story = await ongoing(book)
+        lock = session.transaction()
+        await lock.start()
+        await session.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", story.run.id)
+        writing = asyncio.create_task(book.write(story))
+        await eventually(lambda: waiting(pool, 1))
+        before = repeats()
+        await asyncio.to_thread(own_postgres.stop)
+        await eventually(lambda: repeats() > before)
+        await asyncio.to_thread(own_postgres.start)
+        async with asyncio.timeout(15):
+            outcomes = await writing
+        assert set(outcomes.committed) == {story.run.id}
+        assert await book.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+    finally:
+        session.terminate()
+        await lane.close()
+        await pool.close()
+
+
+async def test_a_deadlock_is_repeated(book: Book, other: Session, database: str) -> None:
+    """Ours can only arise with somebody else's transaction, since the journal locks in id order."""
+    first, second = await ongoing(book), await ongoing(book)
+    await book.lane.close()
+    await other.execute(f"ALTER DATABASE {database.split('/')[3].split('?')[0]} SET deadlock_timeout = '500ms'")
+    await other.execute("SET deadlock_timeout = '1min'")  # so that the lane is the victim
+    before = repeats()
+    async with other.transaction():
+        await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", second.run.id)
+        writing = asyncio.create_task(book.write(first, second))
+        await eventually(lambda: waiting(book.pool, 1))
+        await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", first.run.id)
+    assert set((await writing).committed) == {first.run.id, second.run.id}
+    assert repeats() > before
+
+
+async def test_a_serialisation_failure_is_repeated(book: Book, other: Session, database: str) -> None:
+    story = await ongoing(book)
+    await book.lane.close()
+    name = database.split("/")[3].split("?")[0]
+    await other.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    before = repeats()
+    async with other.transaction():
+        await other.execute("UPDATE workflow_runs SET recoveries = 1 WHERE id = $1", story.run.id)
+        writing = asyncio.create_task(book.write(story))
+        await eventually(lambda: waiting(book.pool, 1))
+    assert set((await writing).committed) == {story.run.id}
+    assert repeats() == before + 1
+    assert await book.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
