@@ -1,0 +1,95 @@
+"""Twenty SIGKILLs at random instants over runs of ten fast steps, with one node at a time and the next born at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from daemon.config import load
+from daemon.dev.processes import free_port
+from tests.api.harness import QUICK, Stack, step
+from tests.cluster.harness import Cluster
+from tests.e2e.test_kill import assert_whole
+from tests.patience import eventually
+
+SEED = 20261122
+KILLS = 20
+TIMINGS = {"lease_ttl_s": 0.6, "sweep_period_s": 0.1, "stale_after_s": 0.1, "ack_timeout_s": 1}
+
+
+@asynccontextmanager
+async def nursery(machine: Cluster, port: int) -> AsyncIterator[Callable[[], Any]]:
+    """How to start a node on this port; answers its pid once it is born."""
+    given = QUICK | TIMINGS | {"port": port, "log_level": "WARNING", "gateway_url": machine.gateway.url}
+    given |= {"postgres_url": machine.database, "redis_url": machine.redis_url, "redis_prefix": machine.redis_prefix}
+    environment = {f"RUNWARDEN_{key.upper()}": str(value) for key, value in given.items()}
+    command = (sys.executable, "-m", "tests.e2e.nursery")
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    pids: list[int] = []
+
+    async def bear() -> int:
+        process.stdin.write(json.dumps(environment).encode() + b"\n")
+        pids.append(int(await process.stdout.readline()))
+        return pids[-1]
+
+    try:
+        yield bear
+    finally:
+        for pid in pids[-1:]:
+            os.kill(pid, signal.SIGKILL)
+        process.stdin.close()
+        await process.wait()
+
+
+async def answers(stack: Stack) -> None:
+    """Wait until the node answers."""
+
+    async def well() -> bool:
+        try:
+            return (await stack.ask("GET", "/readyz")).status == 200
+        except OSError:
+            return False
+
+    await eventually(well, within_s=20, what="the node answering")
+
+
+async def executed(machine: Cluster, count: int) -> None:
+    """Wait until so many tools have been called in all."""
+    await eventually(lambda: len(machine.gateway.ledger) >= count, within_s=20, what=f"{count} calls")
+
+
+async def test_twenty_kills_at_random_instants_run_no_tool_twice(machine: Cluster) -> None:
+    """Each run ends completed, or paused as outcome_unknown where nobody can tell; no tool is ever called twice."""
+    chance = random.Random(SEED)
+    port = free_port()
+    settings = load(
+        **QUICK, postgres_url=machine.database, redis_url=machine.redis_url, gateway_url=machine.gateway.url
+    )
+    stack = Stack(f"http://127.0.0.1:{port}", machine.http, machine.gateway, machine.tools, machine.database, settings)
+    runs: list[str] = []
+    async with nursery(machine, port) as bear:
+        pid = await bear()
+        await answers(stack)
+        workflow_id = await stack.workflow(*(step(f"s{n}") for n in range(10)))
+        for _ in range(KILLS):
+            made = [await stack.post("/v1/workflow-runs", {"workflow_id": workflow_id}) for _ in range(3)]
+            runs += [answered.body["run_id"] for answered in made]
+            await executed(machine, len(machine.gateway.ledger) + chance.randrange(28))
+            os.kill(pid, signal.SIGKILL)
+            pid = await bear()
+            await answers(stack)
+        ended = [await stack.until(run_id, "completed", "paused", within_s=30) for run_id in runs]
+        assert {run["paused_reason"] for run in ended} <= {None, "outcome_unknown"}
+        assert {run["status"] for run in ended} == {"completed", "paused"}, "some kills hit a call, some did not"
+        assert set(machine.executions().values()) == {1}, f"seed {SEED}"
+        for run in ended:
+            assert max(len(state["attempts"]) for state in run["steps_state"].values()) == 1
+            await assert_whole(stack, run["run_id"])
