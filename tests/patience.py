@@ -23,3 +23,8 @@ async def eventually(holds: Callable[[], _T | Awaitable[_T]], *, within_s: float
             return found
         assert time.monotonic() < until, f"{what} never came to hold"
         await asyncio.sleep(POLL_S)
+
+
+async def let_pass(seconds: float) -> None:
+    """Time goes by, for a sentence that says what does not happen in it; never to wait for what shall."""
+    await asyncio.sleep(seconds)

@@ -1,6 +1,6 @@
 """Redis: the room that carries. The only importer of redis; all keys stand in ``keys``, all scripts in ``lua/``.
 
 ``client`` opens and waits, ``inbox`` holds letters and rings, ``lease`` says who tries to own what, ``role`` who does
-what only one may do, ``ready`` offers runs without an owner, ``bus`` tells watchers. Everything here may be lost at any
-moment: signals are hints, and what counts is in Postgres.
+what only one may do, ``ready`` offers runs without an owner, ``bus`` tells watchers, ``generation`` knows whether Redis
+forgot. Everything here may be lost at any moment: signals are hints, and what counts is in Postgres.
 """

@@ -8,6 +8,7 @@
 | ``ready`` | stream, group ``nodes`` | "this run has no owner" |
 | ``events:<run>`` | pub/sub | what was committed just now, as SSE frames |
 | ``role:<name>`` | string, TTL | who does what only one node may do |
+| ``generation`` | string | the server's run_id: while it stands there, Redis remembers |
 | ``beacon:<name>`` | string, TTL | a word that holds as long as it is repeated |
 """
 
@@ -22,6 +23,7 @@ class Keys:
     def __init__(self, prefix: str, partition: int = 0) -> None:
         self.root = f"{prefix}:{{{partition}}}:"
         self.ready = self.root + "ready"
+        self.generation = self.root + "generation"
         self.doorbells = self.root + "doorbell:"
         self._inbox = self.root + "inbox:"
         self._lease = self.root + "lease:"

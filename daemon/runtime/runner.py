@@ -15,6 +15,7 @@ from typing import Any
 from daemon.config import Settings
 from daemon.errors import RunwardenError
 from daemon.fabric.client import Client
+from daemon.fabric.generation import Generation
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
@@ -85,6 +86,7 @@ class Runner:
             inbox=inbox,
             ready=ready,
             role=Role(redis, keys, "sweep", node=node, ttl_s=max(ttl_s, 3 * runtime.sweep_period_s)),
+            generation=Generation(redis, keys),
             shining=partial(shining, redis, keys),
             period_s=runtime.sweep_period_s,
             stale_after_s=runtime.stale_after_s,

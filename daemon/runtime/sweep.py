@@ -14,6 +14,7 @@ from uuid import UUID
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
+from daemon.fabric.generation import Generation
 from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
@@ -48,6 +49,7 @@ class Sweep:
         inbox: Inbox,
         ready: Ready,
         role: Role,
+        generation: Generation,
         shining: Callable[[Sequence[str]], Awaitable[set[str]]],
         period_s: float,
         stale_after_s: float,
@@ -57,6 +59,7 @@ class Sweep:
         self._inbox = inbox
         self._ready = ready
         self._role = role
+        self._generation = generation
         self._shining = shining
         self._period_s = period_s
         self._stale_after_s = stale_after_s
@@ -94,6 +97,9 @@ class Sweep:
 
     async def once(self) -> None:
         """One look at everything."""
+        if await self._generation.changed():  # letters may be gone, and nobody misses those of passive runs
+            await self._claims.wake_waiting()
+            await self._generation.seen()
         due = await self._claims.due(LIMIT)
         telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due))
         commanded = await self._claims.commanded(self._stale_after_s, LIMIT)

@@ -213,6 +213,12 @@ class Watch:
                     return self.events
 
 
+def assert_each_once(seqs: list[int], *, after: int = 0, end: int) -> None:
+    """Every seq after ``after`` once and in order, at least up to ``end``; what follows the end may come late."""
+    assert seqs == list(range(after + 1, after + 1 + len(seqs)))
+    assert seqs[-1] >= end
+
+
 @dataclass(slots=True)
 class Answer:
     """Status, headers and decoded body of an exchange."""
@@ -289,6 +295,26 @@ class Stack:
         found = await eventually(there, within_s=within_s, what=f"{run_id} being {statuses}")
         assert found is not None
         return found
+
+    async def at_rest(self, run_id: str, status: str, step_id: str) -> dict[str, Any]:
+        """The run, once it has this status and the log of its last call, ``step_id``, has come: nothing is on its way.
+
+        An agent's CHUNKs come in order, and each call has at least one.
+        """
+
+        async def there() -> dict[str, Any] | None:
+            run = await self.run(run_id)
+            attempts = run["steps_state"][step_id]["attempts"]
+            return run if run["status"] == status and attempts and attempts[-1]["log_preview"] else None
+
+        found = await eventually(there, within_s=PATIENCE_S, what=f"{run_id} at rest, {status}")
+        assert found is not None
+        return found
+
+    async def end_of(self, run_id: str) -> int:
+        """The seq of the terminal event; late log lines may follow it."""
+        ends = ("run.completed", "run.failed", "run.canceled")
+        return next(event["seq"] for event in await self.log(run_id) if event["event_type"] in ends)
 
     async def decide(self, run_id: str, verb: str, body: Any = None, *, sub: str = "ann") -> Answer:
         return await self.post(f"/v1/workflow-runs/{run_id}/{verb}", body, sub=sub)

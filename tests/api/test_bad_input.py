@@ -73,7 +73,7 @@ async def test_a_workflow_just_within_the_limits_can_be_run_and_read(shared: Sta
     run = await shared.until(run_id, "paused")
     assert run["workflow_snapshot"]["steps"][0]["tool_config"]["arguments"] == arguments
     await shared.decide(run_id, "approve", {"step_id": "a"})
-    await shared.until(run_id, "completed")
+    await shared.at_rest(run_id, "completed", "a")
 
 
 async def test_at_most_twenty_faults_of_a_body_are_told(shared: Stack) -> None:

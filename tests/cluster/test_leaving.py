@@ -17,7 +17,7 @@ from daemon.fabric.keys import Keys
 from daemon.fabric.ready import GROUP
 from daemon.runtime.runner import Runner
 from tests.api.harness import Stack, stack, step
-from tests.patience import eventually
+from tests.patience import eventually, let_pass
 
 
 @asynccontextmanager
@@ -78,13 +78,13 @@ async def test_a_lease_that_was_given_back_is_not_taken_again_by_its_renewal(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
-        node(database, redis_url, redis_prefix, lease_ttl_s=0.6) as opened,
+        node(database, redis_url, redis_prefix, lease_ttl_s=0.6, sweep_period_s=30) as opened,
         Redis.from_url(redis_url) as redis,
     ):
         with Gate(monkeypatch, runner_of(opened)._ownership._claims, "release") as gate:
             run = await opened.start(step("a", "slow"))
             await gate.reached.wait()
-            await asyncio.sleep(0.5)  # two renewals go by; there is no sign of a renewal that does nothing
+            await let_pass(0.5)  # two renewals go by; there is no sign of a renewal that does nothing
             assert not await redis.exists(Keys(redis_prefix).lease(UUID(run)))
             gate.open.set()
 
@@ -107,7 +107,7 @@ async def test_a_draining_node_does_not_take_its_own_runs_back(
             await opened.start(step("a", "slow"))
         await eventually(lambda: len(opened.tools.running) == 5, what="five tools running")
         await runner_of(opened).drain()
-        await asyncio.sleep(1.2)  # longer than a reader of the ready stream blocks
+        await let_pass(1.2)  # longer than a reader of the ready stream blocks
         keys = Keys(redis_prefix)
         assert [row["owner"] for row in await opened.sql("SELECT owner FROM workflow_runs")] == [None] * 5
         assert await redis.xlen(keys.ready) == 5
@@ -125,7 +125,7 @@ async def test_a_call_intended_just_before_a_drain_is_handed_over_as_unsent(
         real = client.invoke
 
         async def waits_for_a_connection(*given: Any, **named: Any) -> None:
-            await asyncio.sleep(0.1)
+            await let_pass(0.1)
             await real(*given, **named)
 
         monkeypatch.setattr(client, "invoke", waits_for_a_connection)
@@ -133,7 +133,7 @@ async def test_a_call_intended_just_before_a_drain_is_handed_over_as_unsent(
             await opened.start(step("a"))
             await gate.reached.wait()  # the intent is on its way to Postgres
             draining = asyncio.create_task(runner.drain())
-            await asyncio.sleep(0.05)
+            await let_pass(0.05)
             gate.open.set()
             await draining
             attempts = await opened.sql("SELECT state FROM workflow_run_attempts")

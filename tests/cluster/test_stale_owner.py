@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from daemon.fabric.keys import Keys
 from daemon.runtime.runner import Runner
 from tests.api.harness import Stack, stack, step
-from tests.patience import eventually
+from tests.patience import eventually, let_pass
 
 
 @asynccontextmanager
@@ -50,9 +50,13 @@ async def test_a_result_that_rings_a_stale_owner_wakes_the_run_all_the_same(
     ):
         run = await opened.start(step("a", "slow"))
         await eventually(lambda: opened.tools.running, what="the tool running")
-        await opened.sql("SELECT 1")
+
+        async def settled() -> bool:
+            return bool(await opened.sql("SELECT 1 FROM workflow_run_events WHERE event_type = 'tool.log'"))
+
+        await eventually(settled, what="its log line")  # so that only the RESULT rings again
         await another_had_it(opened, redis, redis_prefix, run)
-        await asyncio.sleep(0.5)  # renewals go by
+        await let_pass(0.5)  # renewals go by
         opened.tools.release.set()
         await opened.until(run, "completed", within_s=5)
 
@@ -79,7 +83,7 @@ async def test_a_stale_owner_sends_nothing_though_its_lease_looks_fresh(
         run = await opened.start(step("a"))
         await reached.wait()
         await another_had_it(opened, redis, redis_prefix, run)
-        await asyncio.sleep(0.5)  # renewals go by
+        await let_pass(0.5)  # renewals go by
         free.set()
         await sent.wait()
         assert not opened.gateway.ledger
@@ -119,7 +123,7 @@ async def test_two_claims_of_one_run_never_stand_in_one_batch(
         await eventually(lambda: not runner_of(opened)._host._lanes[0][1].empty(), what="a turn queued")
         await redis.set(Keys(redis_prefix).lease(UUID(run)), "another/x|99")
         await eventually(
-            lambda: runner_of(opened)._ownership._residents.get(UUID(run)) is None,  # type: ignore[arg-type]
+            lambda: runner_of(opened)._ownership._residents.get(UUID(run)) is None,  # type: ignore[arg-type] # a RunId is one
             what="the first claim dropped",
         )
         await redis.delete(Keys(redis_prefix).lease(UUID(run)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 
@@ -124,4 +123,3 @@ async def test_killing_nodes_in_turn_runs_no_tool_twice(several: Cluster) -> Non
         ("paused", "outcome_unknown"),
     }
     assert len(rows) == len(runs)
-    await asyncio.sleep(0)

@@ -34,9 +34,11 @@ class Follower:
             await self._task
         return self.events
 
-    async def leave(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    def assert_saw(self, log: list[dict[str, Any]]) -> None:
+        """Every event of the log once, in order; only log lines that came after the end may be missing."""
+        seen = len(self.events)
+        assert self.events == log[:seen]
+        assert {event["event_type"] for event in log[seen:]} <= {"tool.log"}
 
     async def _follow(self) -> None:
         while True:

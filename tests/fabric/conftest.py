@@ -15,6 +15,7 @@ import uuid_utils.compat as uuid7
 
 from daemon.fabric.bus import Bus
 from daemon.fabric.client import Client, open_client
+from daemon.fabric.generation import Generation
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
@@ -50,6 +51,9 @@ class OverRedis:
 
     def beacon(self, name: str, node: str, ttl_s: float = LONG_S) -> Beacon:
         return Beacon(self.client, self.keys, name, node=node, ttl_s=ttl_s)
+
+    def generation(self) -> Generation:
+        return Generation(self.client, self.keys)
 
     def bus(self, node: str = "n1") -> Bus:
         return Bus(self.client, self.keys, node=node)

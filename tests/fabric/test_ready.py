@@ -50,6 +50,18 @@ async def test_what_a_dead_node_took_is_claimed_by_another(fabric: OverRedis) ->
     assert await fabric.ready("n3").reclaim(0, 10) == []
 
 
+async def test_what_was_taken_and_not_dealt_with_is_given_back_at_once(fabric: OverRedis) -> None:
+    leaving, other, runs = fabric.ready("n1"), fabric.ready("n2"), [new_run() for _ in range(3)]
+    assert await leaving.give_back() == 0
+    await leaving.mark(runs)
+    await leaving.take(1, NOW_MS)
+    (dealt_with, *_) = await leaving.take(3, NOW_MS)
+    await leaving.done([dealt_with[0]])
+    assert await leaving.give_back() == 2
+    assert [run_id for _, run_id in await other.take(10, NOW_MS)] == runs[1:]
+    assert await leaving.give_back() == 0
+
+
 async def test_offers_are_bounded_and_the_rest_waits_for_the_next_sweep(
     fabric: OverRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

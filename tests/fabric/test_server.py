@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +216,41 @@ async def _pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, v
             writer.write(b"+OK\r\n")
         await writer.drain()
     writer.close()
+
+
+async def test_a_server_that_forgot_is_known_until_what_follows_was_done(fabric: OverRedis) -> None:
+    mine, other = fabric.generation(), fabric.generation()
+    assert await mine.changed(), "an empty server may have been a full one"
+    assert await other.changed(), "nothing was done about it yet"
+    await mine.seen()
+    assert not await mine.changed()
+    assert not await other.changed()
+    await fabric.flush()
+    assert await other.changed()
+
+
+async def test_a_flush_while_something_is_done_about_the_last_one_is_not_overlooked(fabric: OverRedis) -> None:
+    generation = fabric.generation()
+    assert await generation.changed()
+    await fabric.flush()
+    await generation.seen()
+    assert await generation.changed()
+    await generation.seen()
+    assert not await generation.changed()
+
+
+async def test_a_restarted_server_may_have_lost_its_last_writes(tmp_path: Path) -> None:
+    """It reads its file back, but the last second may not have been in it yet."""
+    with EmbeddedValkey(tmp_path) as server:
+        async with over_redis(server.url, "t") as fabric:
+            generation = fabric.generation()
+            await generation.changed()
+            await generation.seen()
+            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.start)
+            assert await generation.changed()
+            await generation.seen()
+            assert not await generation.changed()
 
 
 async def test_every_key_has_the_prefix_and_one_hash_tag(fabric: OverRedis) -> None:

@@ -1,0 +1,98 @@
+"""The writes of one step, end to end, counted by Postgres: the same in a run of 10 steps and in one of 100."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from daemon.store.pool import Pool
+from tests.patience import eventually
+from tests.runtime.harness import Rig, count, step
+
+TABLES = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts", "workflow_run_events")
+COMMIT = "WITH given AS MATERIALIZED"
+NAMES = {
+    "INSERT INTO workflow_runs": "created",
+    "SET epoch = r.epoch": "claimed",
+    COMMIT: "committed",
+    "WITH waiting AS": "woken after a gap in the Gateway's stream",
+}
+"""Pieces of the statements that may write during a run's life, and what each is."""
+
+
+@dataclass(frozen=True)
+class Writes:
+    """Executions of each writing statement, and rows inserted and updated of each table."""
+
+    statements: dict[str, int]
+    inserted: dict[str, int]
+    updated: dict[str, int]
+
+
+async def writes_of_a_run(rig: Rig, steps: int) -> Writes:
+    """Carry a run of so many steps through a node that has nothing else to do, and that nobody rings meanwhile.
+
+    So nothing is committed for the sake of an ACK or a CHUNK alone: each rides with its RESULT.
+    """
+    node = await rig.start(log_hold_s=5, stale_after_s=60)
+    commits = count("runwarden_commits_total")
+    run_id = await rig.create(*(step(f"s{number}") for number in range(steps)), ring=False)
+    await rig.until(run_id, "completed")
+    assert count("runwarden_commits_total") - commits == steps + 1
+    await node.crash()  # its sessions end, and have reported what they did
+    await rig.pool.expire_connections()
+    rig.never_twice(steps)
+    return await eventually(lambda: _complete(rig.pool, steps))
+
+
+async def _complete(pool: Pool, steps: int) -> Writes | None:
+    """What was written in this database, once everything has been reported."""
+    statements: dict[str, int] = {}
+    for row in await pool.fetch(
+        "SELECT query, calls FROM pg_stat_statements WHERE query ~ 'INSERT|UPDATE|DELETE' AND query !~ 'pg_stat'"
+        " AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ):
+        name = next((name for piece, name in NAMES.items() if piece in row["query"]), row["query"])
+        statements[name] = statements.get(name, 0) + row["calls"]
+    rows = await pool.fetch(
+        "SELECT regexp_replace(relname, '_(\\d{4}_\\d\\d|default)$', '') AS name, sum(n_tup_ins)::int AS inserted,"
+        " sum(n_tup_upd)::int AS updated FROM pg_stat_user_tables GROUP BY 1"
+    )
+    inserted = {row["name"]: row["inserted"] for row in rows if row["name"] in TABLES}
+    updated = {row["name"]: row["updated"] for row in rows if row["name"] in TABLES}
+    if updated["workflow_runs"] < steps + 2 or not inserted["workflow_runs"]:
+        return None
+    return Writes(statements, inserted, updated)
+
+
+@pytest.mark.parametrize("steps", [10, 100])
+async def test_a_step_costs_one_commit_and_the_same_rows_in_a_run_of_any_length(rig: Rig, steps: int) -> None:
+    writes = await writes_of_a_run(rig, steps)
+    writes.statements.pop(NAMES["WITH waiting AS"], None)  # once, when this node began to hear
+    assert writes.statements == {"created": 1, "claimed": 1, "committed": steps + 1}
+    assert writes.inserted == {
+        "workflow_runs": 1,
+        "workflow_run_steps": steps,
+        "workflow_run_attempts": steps,
+        # run.created, run.completed; a step: step.progress, tool.status, tool.log, tool.result, step.completed
+        "workflow_run_events": 2 + 5 * steps,
+    }
+    assert writes.updated == {
+        "workflow_runs": 1 + (steps + 1),  # the claim, and each commit
+        "workflow_run_steps": steps,
+        "workflow_run_attempts": steps,
+        "workflow_run_events": 0,
+    }
+
+
+async def test_many_runs_share_commits(rig: Rig) -> None:
+    """Transitions that arrive while a commit is in flight go into the next: far fewer statements than steps."""
+    await rig.start(log_hold_s=5, stale_after_s=60)
+    commits, transitions = count("runwarden_commits_total"), count("runwarden_transitions_total")
+    runs = [await rig.create(step("a"), step("b"), ring=False) for _ in range(40)]
+    for run_id in runs:
+        await rig.until(run_id, "completed")
+    assert count("runwarden_transitions_total") - transitions == 40 * 3
+    assert count("runwarden_commits_total") - commits < 40 * 3 / 2
+    rig.never_twice(80)
