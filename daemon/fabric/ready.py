@@ -17,7 +17,7 @@ from daemon.machine.commands import RunId
 
 GROUP = "nodes"
 BOUND = 20_000
-"""Offers kept at most; past it the sweep waits for room."""
+"""Offers past which the sweep waits for room; what wakes a run at this moment is never held back."""
 
 Offer = tuple[bytes, RunId]
 """(entry to acknowledge, the run)."""
@@ -31,10 +31,10 @@ class Ready:
         self._key = keys.ready
         self._node = node
 
-    async def mark(self, run_ids: Sequence[RunId]) -> int:
-        """Offer runs, as far as there is room; answers how many were offered."""
+    async def mark(self, run_ids: Sequence[RunId], *, if_room: bool = False) -> int:
+        """Offer runs; answers how many. ``if_room``: only while the stream is below its bound, as repairs may wait."""
         with speaking():
-            room = BOUND - int(await self._client.redis.xlen(self._key))
+            room = BOUND - int(await self._client.redis.xlen(self._key)) if if_room else len(run_ids)
             chosen = run_ids[: max(0, room)]
             async with self._client.redis.pipeline(transaction=False) as pipe:
                 for run_id in chosen:

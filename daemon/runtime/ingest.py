@@ -66,6 +66,8 @@ class Ingest:
         self._heard_word: bytes | None = None
         self._memory = Memory(time.monotonic)
         self._part: Part = "none"
+        self._term = 0
+        """Of the last time this node became the holder; a leaving one goes on under it until its successor hears."""
         self._number = 0
         self._open = False
         self._somebody_hears = False
@@ -131,7 +133,7 @@ class Ingest:
 
     async def _become_holder(self) -> None:
         was = self._part
-        self._part = "holder"
+        self._part, self._term = "holder", self._holder.term
         if was == "standby":
             recalled = self._memory.recall()
             log.info("took over the ingest", recalled=len(recalled))
@@ -220,7 +222,7 @@ class Ingest:
         if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
             urgency = "h"
         self._number += 1
-        return Post(run_id, urgency, envelope.raw, Mark(self._holder.term, self._number))
+        return Post(run_id, urgency, envelope.raw, Mark(self._term, self._number))
 
     def _set_open(self, is_open: bool) -> None:
         self._open = is_open

@@ -23,6 +23,8 @@ from daemon.telemetry import log
 
 BLOCK_MS = 1000
 RETRY_S = 0.5
+RECLAIM_AFTER_TTLS = 1.5
+"""Offers a dead node took are taken again after this many TTLs: by then its leases have surely run out."""
 TAKE_LIMIT = 50
 """Most runs claimed in one statement, so that several nodes share a flood."""
 
@@ -87,7 +89,9 @@ class Ownership:
                 offers = await self._read(min(room, TAKE_LIMIT))
                 if self._clock.monotonic() >= reclaim_at:
                     reclaim_at = self._clock.monotonic() + self._ttl_s
-                    offers += await self._ready.reclaim(int(self._ttl_s * 1000), min(room, TAKE_LIMIT))
+                    offers += await self._ready.reclaim(
+                        int(self._ttl_s * RECLAIM_AFTER_TTLS * 1000), min(room, TAKE_LIMIT)
+                    )
                 if offers:
                     await self._activate(offers)
             except (FabricUnavailable, StoreUnavailable) as fault:

@@ -101,7 +101,7 @@ class Sweep:
             await self._claims.wake_waiting()
             await self._generation.seen()
         due = await self._claims.due(LIMIT)
-        telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due))
+        telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due, if_room=True))
         commanded = await self._claims.commanded(self._stale_after_s, LIMIT)
         await self._inbox.append([Post(run_id, "c") for run_id in commanded])
         telemetry.sweep_marks.labels("commanded").inc(len(commanded))
@@ -118,11 +118,11 @@ class Sweep:
         dead = [node for node in nodes if node_beacon(node) not in alive]
         if dead:
             orphans = await self._leases.missing(await self._claims.owned_by(dead, ORPHANS))
-            telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans))
+            telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans, if_room=True))
 
     async def _runs_without_lease(self) -> None:
         after = NOBODY
         while owned := await self._claims.owned(after, LIMIT):
             orphans = await self._leases.missing(owned)
-            telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans))
+            telemetry.sweep_marks.labels("orphaned").inc(await self._ready.mark(orphans, if_room=True))
             after = owned[-1]

@@ -17,11 +17,10 @@ import asyncpg
 from daemon import telemetry
 from daemon.machine.commands import RunId
 from daemon.machine.record import Outcomes, Transition
-from daemon.store.pool import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, GONE, Connection
+from daemon.store.pool import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, CONTENDED, GONE, Connection
 from daemon.store.sql import COMMIT, WHERE_IT_STANDS
 from daemon.telemetry import log
 
-REPEAT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 BACKOFF_MAX_S = 2.0
 
@@ -60,7 +59,7 @@ class Lane:
                 outcomes.committed.update(moved)
                 left = [one for one in batch if one.run_id not in moved]
                 batch = await self._resolve(left, outcomes) if left else []
-            except REPEAT:
+            except CONTENDED:
                 telemetry.commit_repeats.inc()
             except REFUSED as fault:
                 await self._split(batch, outcomes, fault)

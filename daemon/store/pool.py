@@ -32,6 +32,9 @@ GONE = (
 )
 """What asyncpg raises when the server is away, or cannot work, for now."""
 
+CONTENDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""What asyncpg raises when another transaction was first; the same may be tried again at once."""
+
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 OLDEST_SERVER = (15, 0)
@@ -84,7 +87,7 @@ async def reading(pool: Pool) -> AsyncIterator[Connection]:
     try:
         async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
             yield connection  # type: ignore[misc] # asyncpg's proxy stands in for a Connection
-    except GONE as fault:
+    except (*GONE, *CONTENDED) as fault:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # giving a cancelled query's connection back may fail in its turn;
             raise asyncio.CancelledError from fault  # that must not swallow the cancellation

@@ -44,17 +44,19 @@ async def test_a_result_that_nobody_heard_is_found_by_runs_on_every_node(several
     await eventually(lambda: len(several.gateway._subscribers) == 1, what="the holder hearing")
     await several.start("second", linger_s=60)
     await eventually(lambda: len(several.gateway._subscribers) == 2, what="the standby hearing")
+    await several.start("third", linger_s=60)  # which hears nothing itself
     ask = several.at(first)
-    runs = [await ask.start(step("a", "slow")) for _ in range(12)]
-    await eventually(lambda: len(several.tools.running) == 12, what="every tool running")
+    runs = [await ask.start(step("a", "slow")) for _ in range(30)]
+    await eventually(lambda: len(several.tools.running) == 30, what="every tool running")
 
     async def all_owned() -> bool:
-        return sum((await several.owners()).values()) == 12
+        return sum((await several.owners()).values()) == 30
 
     await eventually(all_owned, what="every run owned")
+    assert len(await several.owners()) == 3
     with several.gateway.weather.during("lost_result"):
         several.tools.release.set()
-        await eventually(lambda: len(several.gateway.of("RESULT")) == 12, what="every RESULT lost")
+        await eventually(lambda: len(several.gateway.of("RESULT")) == 30, what="every RESULT lost")
     for request in list(several.gateway._subscribers.values()):
         assert request.transport is not None
         request.transport.close()

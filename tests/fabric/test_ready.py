@@ -67,13 +67,13 @@ async def test_offers_are_bounded_and_the_rest_waits_for_the_next_sweep(
 ) -> None:
     monkeypatch.setattr(ready_room, "BOUND", 3)
     ready, runs = fabric.ready(), [new_run() for _ in range(5)]
-    assert await ready.mark(runs) == 3
-    assert await ready.mark(runs[3:]) == 0
+    assert await ready.mark(runs, if_room=True) == 3
+    assert await ready.mark(runs[3:], if_room=True) == 0
     await ready.take(1, NOW_MS)
     offers = await ready.take(10, NOW_MS)
     assert [run_id for _, run_id in offers] == runs[:3]
     await ready.done([entry for entry, _ in offers])
-    assert await ready.mark(runs[3:]) == 2
+    assert await ready.mark(runs[3:], if_room=True) == 2
 
 
 async def test_after_a_flush_offers_are_made_and_taken_again(fabric: OverRedis) -> None:
@@ -106,3 +106,11 @@ async def test_offers_that_were_deleted_while_taken_are_passed_over(fabric: Over
     await slow.done([entry])
     await quick.done([entry])
     assert await fabric.ready("n3").reclaim(0, 10) == []
+
+
+async def test_what_wakes_a_run_now_is_never_held_back(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready_room, "BOUND", 1)
+    ready, runs = fabric.ready(), [new_run() for _ in range(3)]
+    await ready.take(1, NOW_MS)
+    assert await ready.mark(runs) == 3
+    assert [run for _, run in await ready.take(10, NOW_MS)] == runs

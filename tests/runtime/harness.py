@@ -230,12 +230,12 @@ class Rig:
         return dict(await self.pool.fetchrow("SELECT * FROM workflow_runs WHERE id = $1", run_id))
 
     async def passive(self, run_id: RunId) -> dict[str, Any]:
-        """The hot row, once nobody owns the run any more and nobody holds its lease."""
+        """The hot row, once the run was owned, nobody owns it any more, and nobody holds its lease."""
 
         async def there() -> dict[str, Any] | None:
             row = await self.row(run_id)
             held = await self.redis.redis.exists(self.keys.lease(run_id))
-            return row if row["owner"] is None and not held else None
+            return row if row["epoch"] and row["owner"] is None and not held else None
 
         return await eventually(there, what=f"{run_id} being passive")
 

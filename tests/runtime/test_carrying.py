@@ -16,14 +16,12 @@ async def test_a_run_is_carried_from_its_creation_to_its_end(rig: Rig) -> None:
 
 async def test_acks_and_chunks_wait_for_company_and_are_committed_together(rig: Rig) -> None:
     """Three soft letters and more (202, INVOKE_ACK, CHUNKs) make one commit, after the hold and not before."""
-    await rig.start(log_hold_s=0.3)
-    run_id = await rig.create(step("a", "talking", arguments={"lines": ["one", "two", "three"]}))
-    await rig.told(run_id, "step.progress")
+    await rig.start(log_hold_s=0.3, stale_after_s=60)
     before = count("runwarden_commits_total")
-    (intended,) = await rig.events(run_id, "step.progress")
+    run_id = await rig.create(step("a", "talking", arguments={"lines": ["one", "two", "three"]}), ring=False)
     logs = await rig.told(run_id, "tool.log")
-    (status,) = await rig.events(run_id, "tool.status")
-    assert count("runwarden_commits_total") == before + 1
+    (intended,), (status,) = await rig.events(run_id, "step.progress"), await rig.events(run_id, "tool.status")
+    assert count("runwarden_commits_total") == before + 2, "the intent, and all the rest"
     assert {log["at"] for log in logs} == {status["at"]}
     assert [log["data"] for log in logs if log["channel"] == "stdout"] == ["one\ntwo\nthree\n"]
     assert status["at"] - intended["at"] >= 0.25

@@ -152,7 +152,7 @@ async def _commit_waits(pool: Pool) -> bool:
 
 async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made_again(rig: Rig) -> None:
     """Postgres is slow with the commit of the intent, and meanwhile Redis with the renewal of the lease."""
-    ttl_s = 2.0
+    ttl_s = 3.0
     await rig.start(lease_ttl_s=ttl_s)
     run_id = await rig.create(step("a", manual=True))
     await rig.until(run_id, "paused")
@@ -163,7 +163,7 @@ async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made
             await session.execute("SELECT FROM workflow_runs WHERE id = $1 FOR NO KEY UPDATE", run_id)
             await rig.say(run_id, "approve", step_id="a")
             await eventually(lambda: _commit_waits(rig.pool))
-            await rig.redis.redis.execute_command("CLIENT", "PAUSE", int(ttl_s * 750), "ALL")
+            await rig.redis.redis.execute_command("CLIENT", "PAUSE", int(ttl_s * 900), "ALL")
             stale_at = time.monotonic() + ttl_s / 2
             await eventually(lambda: time.monotonic() > stale_at)
         await eventually(
