@@ -378,7 +378,9 @@ async def stack(database: str, redis_url: str, redis_prefix: str, **overrides: A
         ):
             if not absent:
                 await eventually(lambda: bool(gateway._subscribers), what="the node hearing the Gateway")
-            yield Stack(node.url, http, gateway, tools, database, settings, node)
-            tools.release.set()
+            try:
+                yield Stack(node.url, http, gateway, tools, database, settings, node)
+            finally:
+                tools.release.set()
     finally:
         await gateway.stop()

@@ -25,6 +25,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.config import load
+from daemon.runtime.runner import Runner
 from tests.api.harness import QUICK, SECRET, LoudGateway, Stack, Tools
 from tests.patience import eventually
 
@@ -146,6 +147,13 @@ class Cluster:
 
         await eventually(all_there, within_s=within_s, what=f"{count} runs {status}")
         return time.monotonic() - began
+
+
+def runner_of(opened: Stack) -> Runner:
+    """The inside of a node in this process, for tests that hold one exchange open at a bad moment."""
+    assert opened.node is not None
+    assert opened.node._runner is not None
+    return opened.node._runner
 
 
 @asynccontextmanager

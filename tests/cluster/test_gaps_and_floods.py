@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,28 +12,11 @@ from daemon.fabric.inbox import READ_LIMIT, Inbox, Post
 from daemon.fabric.keys import Keys
 from daemon.machine.commands import Mark, RunId
 from daemon.runtime.residents import Residents
-from daemon.runtime.runner import Runner
 from daemon.store import journal
 from daemon.store.journal import Lane
-from tests.api.harness import Stack, stack, step
-from tests.cluster.harness import Cluster
+from tests.api.harness import stack, step
+from tests.cluster.harness import Cluster, runner_of
 from tests.patience import eventually, let_pass
-
-
-@asynccontextmanager
-async def node(database: str, redis_url: str, redis_prefix: str, **settings: Any) -> AsyncIterator[Stack]:
-    """One node in this process, whose slow tools end with the block."""
-    async with stack(database, redis_url, redis_prefix, **settings) as opened:
-        try:
-            yield opened
-        finally:
-            opened.tools.release.set()
-
-
-def runner_of(opened: Stack) -> Runner:
-    assert opened.node is not None
-    assert opened.node._runner is not None
-    return opened.node._runner
 
 
 async def test_a_result_that_nobody_heard_is_found_by_runs_on_every_node(several: Cluster) -> None:
@@ -67,7 +47,7 @@ async def test_a_result_that_nobody_heard_is_found_by_runs_on_every_node(several
 async def test_a_result_behind_more_letters_than_one_turn_reads_is_not_left_lying(
     database: str, redis_url: str, redis_prefix: str
 ) -> None:
-    async with node(database, redis_url, redis_prefix, linger_s=60) as opened, Redis.from_url(redis_url) as redis:
+    async with stack(database, redis_url, redis_prefix, linger_s=60) as opened, Redis.from_url(redis_url) as redis:
         run = await opened.start(step("a", "slow"))
         await eventually(lambda: opened.tools.running, what="the tool running")
         await eventually(lambda: bool(opened.gateway.of("CHUNK")), what="its first line")
@@ -86,7 +66,7 @@ async def test_a_result_behind_more_letters_than_one_turn_reads_is_not_left_lyin
 async def test_letters_for_runs_that_do_not_exist_do_not_stay_for_ever(
     database: str, redis_url: str, redis_prefix: str
 ) -> None:
-    async with node(database, redis_url, redis_prefix) as opened, Redis.from_url(redis_url) as redis:
+    async with stack(database, redis_url, redis_prefix) as opened, Redis.from_url(redis_url) as redis:
         stranger = RunId(UUID(int=7))
         inbox: Inbox = runner_of(opened)._ingest._inbox
         await inbox.append([Post(stranger, "h", b"{}", Mark(1, 1))])
@@ -94,7 +74,7 @@ async def test_letters_for_runs_that_do_not_exist_do_not_stay_for_ever(
 
 
 async def test_the_alarms_of_a_run_that_talks_do_not_pile_up(database: str, redis_url: str, redis_prefix: str) -> None:
-    async with node(database, redis_url, redis_prefix, log_hold_s=0) as opened:
+    async with stack(database, redis_url, redis_prefix, log_hold_s=0) as opened:
         await opened.start(step("a", "streaming", arguments={"lines": 200, "pace_ms": 10}, timeout_ms=600_000))
         await eventually(lambda: len(opened.gateway.of("CHUNK")) == 200, what="every line")
         residents: Residents = runner_of(opened)._host._residents

@@ -5,8 +5,7 @@ stays. Each test holds one exchange with a server open, at the moment where the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,25 +14,9 @@ from redis.asyncio import Redis
 
 from daemon.fabric.keys import Keys
 from daemon.fabric.ready import GROUP
-from daemon.runtime.runner import Runner
-from tests.api.harness import Stack, stack, step
+from tests.api.harness import stack, step
+from tests.cluster.harness import runner_of
 from tests.patience import eventually, let_pass
-
-
-@asynccontextmanager
-async def node(database: str, redis_url: str, redis_prefix: str, **settings: Any) -> AsyncIterator[Stack]:
-    """One node in this process, whose slow tools end with the block."""
-    async with stack(database, redis_url, redis_prefix, **settings) as opened:
-        try:
-            yield opened
-        finally:
-            opened.tools.release.set()
-
-
-def runner_of(opened: Stack) -> Runner:
-    assert opened.node is not None
-    assert opened.node._runner is not None
-    return opened.node._runner
 
 
 class Gate:
@@ -59,7 +42,7 @@ class Gate:
 async def test_a_result_between_the_lease_and_the_owner_of_a_leaving_run_wakes_it(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with node(database, redis_url, redis_prefix) as opened, Redis.from_url(redis_url) as redis:
+    async with stack(database, redis_url, redis_prefix) as opened, Redis.from_url(redis_url) as redis:
         with Gate(monkeypatch, runner_of(opened)._ownership._claims, "release") as gate:
             run = await opened.start(step("a", "slow"))
             await gate.reached.wait()  # the lease is gone, the owner still stands
@@ -78,7 +61,7 @@ async def test_a_lease_that_was_given_back_is_not_taken_again_by_its_renewal(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
-        node(database, redis_url, redis_prefix, lease_ttl_s=0.6, sweep_period_s=30) as opened,
+        stack(database, redis_url, redis_prefix, lease_ttl_s=0.6, sweep_period_s=30) as opened,
         Redis.from_url(redis_url) as redis,
     ):
         with Gate(monkeypatch, runner_of(opened)._ownership._claims, "release") as gate:
@@ -100,7 +83,7 @@ async def test_a_draining_node_does_not_take_its_own_runs_back(
     database: str, redis_url: str, redis_prefix: str
 ) -> None:
     async with (
-        node(database, redis_url, redis_prefix, linger_s=60) as opened,
+        stack(database, redis_url, redis_prefix, linger_s=60) as opened,
         Redis.from_url(redis_url) as redis,
     ):
         for _ in range(5):
@@ -118,7 +101,7 @@ async def test_a_draining_node_does_not_take_its_own_runs_back(
 async def test_a_call_intended_just_before_a_drain_is_handed_over_as_unsent(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with node(database, redis_url, redis_prefix, linger_s=60) as opened:
+    async with stack(database, redis_url, redis_prefix, linger_s=60) as opened:
         runner = runner_of(opened)
         lane = runner._host._lanes[0][0]
         client = runner._dispatch._client
@@ -144,7 +127,7 @@ async def test_a_call_intended_just_before_a_drain_is_handed_over_as_unsent(
 async def test_a_drain_does_not_wait_for_a_node_that_is_never_quiet(
     database: str, redis_url: str, redis_prefix: str
 ) -> None:
-    async with node(database, redis_url, redis_prefix, linger_s=60, log_hold_s=0) as opened:
+    async with stack(database, redis_url, redis_prefix, linger_s=60, log_hold_s=0) as opened:
         workflow = await opened.workflow(step("a", "streaming", arguments={"lines": 1000, "pace_ms": 5}))
         for _ in range(40):
             await opened.post("/v1/workflow-runs", {"workflow_id": workflow})
@@ -157,7 +140,7 @@ async def test_a_drain_does_not_wait_for_a_node_that_is_never_quiet(
 async def test_a_drain_does_not_wait_for_questions_to_a_gateway_that_is_away(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with node(database, redis_url, redis_prefix, linger_s=60, drain_s=5) as opened:
+    async with stack(database, redis_url, redis_prefix, linger_s=60, drain_s=5) as opened:
         runner = runner_of(opened)
         with Gate(monkeypatch, runner._dispatch._client, "result") as gate:
             await opened.start(step("a", "slow"))

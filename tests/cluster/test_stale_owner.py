@@ -6,8 +6,6 @@ What the other node leaves behind (a raised epoch, no owner, no lease) is writte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -15,25 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 from daemon.fabric.keys import Keys
-from daemon.runtime.runner import Runner
 from tests.api.harness import Stack, stack, step
+from tests.cluster.harness import runner_of
 from tests.patience import eventually, let_pass
-
-
-@asynccontextmanager
-async def node(database: str, redis_url: str, redis_prefix: str, **settings: Any) -> AsyncIterator[Stack]:
-    """One node in this process, whose slow tools end with the block."""
-    async with stack(database, redis_url, redis_prefix, **settings) as opened:
-        try:
-            yield opened
-        finally:
-            opened.tools.release.set()
-
-
-def runner_of(opened: Stack) -> Runner:
-    assert opened.node is not None
-    assert opened.node._runner is not None
-    return opened.node._runner
 
 
 async def another_had_it(opened: Stack, redis: Redis, prefix: str, run: str) -> None:
@@ -45,7 +27,7 @@ async def test_a_result_that_rings_a_stale_owner_wakes_the_run_all_the_same(
     database: str, redis_url: str, redis_prefix: str
 ) -> None:
     async with (
-        node(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
+        stack(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
         Redis.from_url(redis_url) as redis,
     ):
         run = await opened.start(step("a", "slow"))
@@ -65,7 +47,7 @@ async def test_a_stale_owner_sends_nothing_though_its_lease_looks_fresh(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
-        node(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
+        stack(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
         Redis.from_url(redis_url) as redis,
     ):
         client = runner_of(opened)._dispatch._client
@@ -93,7 +75,7 @@ async def test_two_claims_of_one_run_never_stand_in_one_batch(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
-        node(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
+        stack(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
         Redis.from_url(redis_url) as redis,
     ):
         run = await opened.start(step("a", "slow"))
