@@ -108,7 +108,7 @@ async def test_offers_that_were_deleted_while_taken_are_passed_over(fabric: Over
     assert await fabric.ready("n3").reclaim(0, 10) == []
 
 
-async def test_what_wakes_a_run_now_is_never_held_back(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_wakes_a_run_now_is_never_held_back(fabric: OverRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready_room, "BOUND", 1)
     ready, runs = fabric.ready(), [new_run() for _ in range(3)]
     await ready.take(1, NOW_MS)
