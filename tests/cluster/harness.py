@@ -15,13 +15,14 @@ import sys
 import time
 from asyncio.subprocess import PIPE
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.config import load
@@ -154,6 +155,26 @@ def runner_of(opened: Stack) -> Runner:
     assert opened.node is not None
     assert opened.node._runner is not None
     return opened.node._runner
+
+
+class Gate:
+    """Holds calls of ``method`` until it is opened, at last with its block; ``reached`` tells that one is waiting."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, method: str) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+        self._real: Callable[..., Awaitable[Any]] = getattr(owner, method)
+        patch.setattr(owner, method, self._held)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.set()
+
+    async def _held(self, *given: Any, **named: Any) -> Any:
+        self.reached.set()
+        await self.open.wait()
+        return await self._real(*given, **named)
 
 
 @asynccontextmanager

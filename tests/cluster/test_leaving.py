@@ -5,7 +5,6 @@ stays. Each test holds one exchange with a server open, at the moment where the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,28 +14,8 @@ from redis.asyncio import Redis
 from daemon.fabric.keys import Keys
 from daemon.fabric.ready import GROUP
 from tests.api.harness import stack, step
-from tests.cluster.harness import runner_of
+from tests.cluster.harness import Gate, runner_of
 from tests.patience import eventually, let_pass
-
-
-class Gate:
-    """Holds calls of ``method`` until it is opened, at last with its block; ``reached`` tells that one is waiting."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, method: str) -> None:
-        self.reached, self.open = asyncio.Event(), asyncio.Event()
-        self._real: Callable[..., Awaitable[Any]] = getattr(owner, method)
-        patch.setattr(owner, method, self._held)
-
-    def __enter__(self) -> Gate:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.open.set()
-
-    async def _held(self, *given: Any, **named: Any) -> Any:
-        self.reached.set()
-        await self.open.wait()
-        return await self._real(*given, **named)
 
 
 async def test_a_result_between_the_lease_and_the_owner_of_a_leaving_run_wakes_it(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
-from tests.api.harness import step
-from tests.cluster.harness import TAKEOVER_S, Cluster
+import pytest
+
+from tests.api.harness import stack, step
+from tests.cluster.harness import TAKEOVER_S, Cluster, Gate, runner_of
 from tests.patience import eventually
 
 
@@ -58,22 +61,22 @@ async def _rest(watch):  # type: ignore[no-untyped-def] # a tiny generator of re
             yield frame.retry
 
 
-async def test_a_drained_node_is_not_ready_before_it_lets_go(several: Cluster) -> None:
-    node = await several.start("only")
-    ask = several.at(node)
-    several.gateway.weather.change()
-    await ask.start(step("a", "slow"))
-    await eventually(lambda: several.tools.running, what="the tool running")
-    assert (await ask.ask("GET", "/readyz")).status == 200
-    node.signal(signal.SIGTERM)
-    statuses = set()
-    while node.process.returncode is None:
-        try:
-            statuses.add((await ask.ask("GET", "/readyz")).status)
-        except OSError:
-            break
-    assert await node.gone() == 0
-    assert statuses <= {200, 503}
+async def test_a_leaving_node_is_not_ready_before_it_lets_anything_go(
+    database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stack(database, redis_url, redis_prefix, linger_s=60) as live:
+        assert live.node is not None
+        await live.start(step("a", "slow"))
+        await eventually(lambda: live.tools.running, what="the tool running")
+        assert (await live.ask("GET", "/readyz")).status == 200
+        with Gate(monkeypatch, runner_of(live)._ownership, "stop_taking") as gate:
+            draining = asyncio.create_task(live.node.drain())
+            await gate.reached.wait()
+            told = await live.ask("GET", "/readyz")
+            assert (told.status, told.body["status"]) == (503, "leaving")
+            assert [row["owner"] for row in await live.sql("SELECT owner FROM workflow_runs")] != [None]
+        await draining
+        assert [row["owner"] for row in await live.sql("SELECT owner FROM workflow_runs")] == [None]
 
 
 async def test_a_node_stopped_past_its_lease_commits_nothing_and_sends_nothing_when_it_wakes(several: Cluster) -> None:
