@@ -49,6 +49,8 @@ class Actor:
     """Answers of our own dispatch; they need no detour through Redis."""
     open_effects: int = 0
     """Effects under way; while any is open the run is not let go."""
+    doubted: bool = False
+    """Its lease had vanished, and letters perhaps with it; it stays until it has asked what became of its call."""
     busy: bool = False
     rung: Urgency | None = "c"
     """Why to look at the run; a fresh claim looks at everything."""

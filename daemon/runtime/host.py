@@ -250,7 +250,7 @@ class Host:
 
     def _may_leave(self, actor: Actor) -> bool:
         """Whether the run only waits: nothing rung, nothing open, quiet for a while, no deadline near."""
-        if actor.rung is not None or actor.local or actor.open_effects or not self._intending:
+        if actor.rung is not None or actor.local or actor.open_effects or actor.doubted or not self._intending:
             return False
         if self._clock.monotonic() - actor.quiet_since < self._linger_s:
             return False

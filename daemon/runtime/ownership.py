@@ -148,6 +148,7 @@ class Ownership:
                     self._residents.remove(actor)
                 elif renewal == "t":
                     telemetry.leases_lost.inc()
+                    actor.doubted = True
                     doubted.add(actor)
                 elif renewal == "r" and actor not in doubted:
                     actor.renewed_at = started
@@ -170,6 +171,7 @@ class Ownership:
             log.info("fenced: other nodes had these runs", runs=len(fallen))
         for actor in doubted.difference(fallen):
             actor.renewed_at = started
+            actor.doubted = False
             missed(actor)
         doubted.clear()
 
@@ -206,6 +208,8 @@ class Ownership:
 
     async def _release(self, actors: Sequence[Actor]) -> None:
         async with self._leasing:
+            self._residents.put_back([actor for actor in actors if actor.doubted], self._clock.monotonic() + RETRY_S)
+            actors = [actor for actor in actors if not actor.doubted]
             found = await self._leases.release([_held(actor) for actor in actors])
             for actor in actors:
                 if found.get(actor.id) == "w":

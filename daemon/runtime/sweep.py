@@ -100,6 +100,7 @@ class Sweep:
         if await self._generation.changed():  # letters may be gone, and nobody misses those of passive runs
             await self._claims.wake_waiting()
             await self._generation.seen()
+            self._missed = True  # and once more in the next period: some were just becoming passive
         due = await self._claims.due(LIMIT)
         telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due, if_room=True))
         commanded = await self._claims.commanded(self._stale_after_s, LIMIT)
