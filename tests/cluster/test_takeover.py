@@ -12,7 +12,6 @@ from tests.api.harness import stack, step
 from tests.cluster.harness import TAKEOVER_S, Cluster, Gate, runner_of
 from tests.patience import eventually
 
-
 LOST = (
     "another node took the lease",
     "fenced: another node owns the run",
