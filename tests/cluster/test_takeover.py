@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from datetime import datetime
 
 import pytest
 
@@ -21,10 +22,13 @@ LOST = (
 
 
 async def test_the_runs_of_a_killed_node_continue_elsewhere_within_ttl_and_two_sweeps(several: Cluster) -> None:
-    first, second = await several.start("first"), await several.start("second")
-    ask = several.at(second)
+    first = await several.start("first", linger_s=60)
+    ask = several.at(first)
     runs = [await ask.start(step("a", "slow"), step("b")) for _ in range(20)]
     await eventually(lambda: len(several.tools.running) == 20, what="every tool running")
+    await several.start("second")
+    assert await several.owners() == {"first": len(runs)}
+    several.nodes.reverse()
     await first.kill()
     killed = time.monotonic()
     several.tools.release.set()
@@ -35,7 +39,7 @@ async def test_the_runs_of_a_killed_node_continue_elsewhere_within_ttl_and_two_s
 
 
 async def test_sigterm_hands_every_run_over_in_under_a_second_and_exits_0(several: Cluster) -> None:
-    first = await several.start("first")
+    first = await several.start("first", linger_s=60)
     ask = several.at(first)
     runs = [await ask.start(step("a", "slow"), step("b")) for _ in range(20)]
     await eventually(lambda: len(several.tools.running) == 20, what="every tool running")
@@ -43,13 +47,15 @@ async def test_sigterm_hands_every_run_over_in_under_a_second_and_exits_0(severa
     async with ask.watch(runs[0]) as watch:
         await watch.until("tool.status")
         first.signal(signal.SIGTERM)
-        asked = time.monotonic()
+        asked, asked_at = time.monotonic(), time.time()
         left = [frame async for frame in _rest(watch)]
     assert left[-1] == 500, "the stream ends with a hint to come back soon"
     assert await first.gone() == 0
     assert time.monotonic() - asked < 3
     handed = first.heard("handed over")
     assert handed is not None
+    assert handed["runs"] == len(runs)
+    assert datetime.fromisoformat(handed["at"]).timestamp() - asked_at < 1
     several.nodes.remove(first)
     several.nodes.append(first)
     several.tools.release.set()
@@ -87,7 +93,7 @@ async def test_a_leaving_node_is_not_ready_before_it_lets_anything_go(
 
 
 async def test_a_node_stopped_past_its_lease_commits_nothing_and_sends_nothing_when_it_wakes(several: Cluster) -> None:
-    first = await several.start("first")
+    first = await several.start("first", linger_s=60)
     ask = several.at(first)
     runs = [await ask.start(step("a", "slow"), *(step(f"s{n}") for n in range(5))) for _ in range(10)]
     await eventually(lambda: len(several.tools.running) == 10, what="every tool running")
