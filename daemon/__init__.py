@@ -19,9 +19,10 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, runs, workflows, commands, log, migrate
-    fabric/     Redis, its keys and scripts: inbox and doorbell, lease, ready, bus
-    runtime/    actor (a value), host (the turn loop), ownership, dispatch, ingest, sweep; ``ports`` between
-    api/        the front: app (all routes), gate, workflows, runs, decisions, feed, stream, ops
+    fabric/     Redis, its keys and scripts: inbox and doorbell, lease, role, ready, bus, generation
+    runtime/    actor (a value), host (the turn loop), ownership, dispatch, ingest, sweep, presence; ``ports`` between;
+                ``runner`` puts them together
+    api/        app (all routes), gate, workflows, runs, decisions, feed, stream, ops; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     node.py     the composition root; config, errors, telemetry, auth are small and stand alone
 
@@ -67,6 +68,10 @@ Where this differs from the first design, and why
 * Three events were added to the list of v1 because replaying the log must rebuild the state: ``tool.sent`` (202, but
   no acknowledgement within the hold), ``tool.unsent`` (proof that nothing left), ``tool.canceling`` (we ask the agent
   to stop).
+* The sweep finds a dead node's runs by that node's beacon, one key a node, and looks at every single lease only each
+  fifth period: asking for each lease of ten thousand residents in each period cost more than it may.
+* A lease that had vanished and was taken again proves nothing: another node may have had the run in between. Until
+  Postgres says that the claim stands, the run is in doubt, sends nothing and is not let go.
 * The agent is given our deadline plus five seconds: ours decides, the agent's own is the backstop. With equal times
   its RESULT would race our CANCEL and turn plain timeouts into unknown outcomes.
 * While a cancel is under way the result store is asked once more, whoever intended the call: a RESULT that the event
