@@ -53,6 +53,12 @@ sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marke
 letters = _counter("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
 strangers = _counter("runwarden_strange_letters_total", "Letters about attempts that nobody made; forged or very late.")
 attempts_ended = _counter("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")
+attempts_settled = _counter(
+    "runwarden_attempts_settled_total", "Unknown outcomes that a late RESULT settled, by what it said.", "outcome"
+)
+repeats = _counter(
+    "runwarden_repeats_total", "Harmless calls of unknown outcome that the engine repeats, by why it may.", "because"
+)
 runs_ended = _counter("runwarden_runs_ended_total", "Runs that came to their end, by status.", "status")
 
 # Store: the journal.

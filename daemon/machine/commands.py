@@ -20,7 +20,7 @@ Millis = NewType("Millis", int)
 Urgency = Literal["s", "h", "c"]
 """How a run is rung: s, it may wait for company (ACK, CHUNK); h, now (RESULT); c, look at the command rows too."""
 
-CommandKind = Literal["start", "approve", "reject", "resume", "cancel"]
+CommandKind = Literal["start", "approve", "reject", "resume", "skip", "mark_done", "cancel"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class Command:
     step_id: str | None = None
     confirm: str | None = None
     reason: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

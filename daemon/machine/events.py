@@ -14,6 +14,9 @@ from daemon.machine.commands import Epoch, Mark, ReqId
 Outcome = Literal["done", "failed", "timeout", "canceled", "unknown", "unsent"]
 """How an attempt ended; ``unknown``: nobody can tell whether the tool ran; ``unsent``: it surely did not."""
 
+Harmless = Literal["declared", "read_only", "idempotent"]
+"""Why a call may be repeated: the step declares it, or the tool's own annotations do."""
+
 PausedReason = Literal[
     "awaiting_approval", "step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized", "user_cancel"
 ]
@@ -43,9 +46,13 @@ class RunCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailed:
+    """The run is over: rejected, or its own deadline passed. An attempt in flight lingers as after a cancel."""
+
     type: ClassVar[str] = "run.failed"
     error_code: str
     message: str
+    until: int | None = None
+    """When the grace for an attempt in flight ends, epoch ms; None: the run had come to a stop by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +96,37 @@ class StepRejected:
     step_index: int
     by: str
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSkipped:
+    """A person lets the run go on without this step."""
+
+    type: ClassVar[str] = "step.skipped"
+    step_index: int
+    by: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMarkedDone:
+    """A person has seen that the step's work is done, whatever the engine knows of it."""
+
+    type: ClassVar[str] = "step.completed"
+    step_index: int
+    by: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRepeating:
+    """Nobody knows whether the tool ran, and it may simply be called again: it will be, at ``at`` (epoch ms)."""
+
+    type: ClassVar[str] = "step.repeating"
+    step_index: int
+    attempt_index: int
+    because: Harmless
+    at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +236,19 @@ class EvidenceFound:
     result: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSettled:
+    """A RESULT came while the run stood still for an unknown outcome: now it is known, and the run goes on by it."""
+
+    type: ClassVar[str] = "tool.evidence"
+    req_id: ReqId
+    outcome: Outcome
+    error_code: str | None = None
+    error_message: str | None = None
+    exit_code: int | None = None
+    result: Any = None
+
+
 Event: TypeAlias = (
     RunCreated
     | RunResumed
@@ -208,6 +259,9 @@ Event: TypeAlias = (
     | StepPaused
     | StepApproved
     | StepRejected
+    | StepSkipped
+    | StepMarkedDone
+    | StepRepeating
     | StepCompleted
     | StepFailed
     | AttemptIntended
@@ -218,4 +272,5 @@ Event: TypeAlias = (
     | AttemptCanceling
     | AttemptEnded
     | EvidenceFound
+    | AttemptSettled
 )

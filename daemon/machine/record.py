@@ -14,7 +14,7 @@ import orjson
 
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decide import Refusal
-from daemon.machine.events import AttemptEnded, AttemptIntended, Event, LogAppended
+from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended
 from daemon.machine.evolve import evolve
 from daemon.machine.state import Attempt, Run
 from daemon.machine.wire import error, frame, iso, payload
@@ -35,10 +35,13 @@ class StepRow(NamedTuple):
     attempts: int
     approved_by: str | None
     approved_at_ms: int | None
+    decided_by: str | None
+    decided_at_ms: int | None
+    note: str | None
 
 
 class AttemptRow(NamedTuple):
-    """Nones in the last four mean "as it was"; ``log_tail`` is appended to what stands."""
+    """Nones in the last four mean "as it was" (a JSON null clears); ``log_tail`` is appended to what stands."""
 
     attempt: Attempt
     arguments: str | None
@@ -163,14 +166,14 @@ class _Touched:
 
     def __init__(self) -> None:
         self.attempt: Attempt | None = None
-        self.ended: AttemptEnded | None = None
+        self.ended: AttemptEnded | AttemptSettled | None = None
         self.intended = False
         self.logs: list[str] = []
 
     def note(self, event: Event, attempt: Attempt | None) -> None:
         self.attempt = attempt
         match event:
-            case AttemptEnded():
+            case AttemptEnded() | AttemptSettled():
                 self.ended = event
             case AttemptIntended():
                 self.intended = True
@@ -184,17 +187,21 @@ def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
     if before.steps is after.steps:
         return ()
     low, high = before.step_index, min(after.step_index + 1, len(after.steps))
-    return tuple(
-        StepRow(
-            index,
-            after.spec.steps[index].id,
-            after.steps[index].status,
-            after.steps[index].attempts,
-            after.steps[index].approved_by,
-            after.steps[index].approved_at,
-        )
-        for index in range(low, high)
-        if before.steps[index] is not after.steps[index]
+    return tuple(_step_row(after, index) for index in range(low, high) if before.steps[index] != after.steps[index])
+
+
+def _step_row(run: Run, index: int) -> StepRow:
+    step = run.steps[index]
+    return StepRow(
+        index,
+        run.spec.steps[index].id,
+        step.status,
+        step.attempts,
+        step.approved_by,
+        step.approved_at,
+        step.decided_by,
+        step.decided_at,
+        step.note,
     )
 
 
@@ -207,7 +214,7 @@ def _attempt_row(run: Run, notes: _Touched) -> AttemptRow:
     return AttemptRow(
         attempt=attempt,
         arguments=orjson.dumps(arguments).decode() if arguments is not None else None,
-        error=orjson.dumps(fault).decode() if fault else None,
+        error=orjson.dumps(fault).decode() if fault or isinstance(ended, AttemptSettled) else None,
         exit_code=ended.exit_code if ended else None,
         result=orjson.dumps(ended.result).decode() if ended is not None and ended.result is not None else None,
         log_tail="".join(notes.logs)[-LOG_PREVIEW_CHARS:] or None,

@@ -14,6 +14,7 @@ from daemon.errors import Invalid
 
 MAX_STEPS = 1000
 MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+MAX_RUN_TIMEOUT_MS = 365 * 24 * 3600 * 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -43,6 +44,11 @@ class StepSpec(Shape):
     tool_config: ToolConfig
     approval_policy: Literal["auto", "manual"] = "auto"
     on_error: Literal["stop", "continue"] = "stop"
+    idempotent: bool | None = Field(
+        None,
+        description="Whether the call may simply be made again when nobody knows if it ran. Unset: as the tool's own"
+        " annotations say (readOnlyHint, idempotentHint).",
+    )
 
     @property
     def manual(self) -> bool:
@@ -60,6 +66,12 @@ class WorkflowSpec(Shape):
     title: Name
     description: Annotated[str, Field(max_length=10_000)] | None = None
     variables: dict[str, Any] = Field(default_factory=dict)
+    run_timeout_ms: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_RUN_TIMEOUT_MS,
+        description="The run's deadline, in milliseconds from its start, time spent waiting for people included.",
+    )
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS, strict=False)]
 
 

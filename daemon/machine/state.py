@@ -20,6 +20,8 @@ from daemon.machine.spec import StepSpec, WorkflowSpec
 
 RunStatus = Literal["running", "paused", "completed", "failed", "canceled"]
 StepStatus = Literal["pending", "running", "success", "failed", "skipped", "rejected", "canceled"]
+Canceling = Literal["timeout", "ack_timeout", "user", "run_timeout"]
+"""Why the agent is asked to stop a call."""
 AttemptState = Literal["intent", "sent", "acked", "unsent", "done", "failed", "timeout", "canceled", "unknown"]
 
 RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
@@ -32,8 +34,8 @@ RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
 
 STEP_MOVES: Mapping[StepStatus, frozenset[StepStatus]] = {
     "pending": frozenset({"running", "rejected", "skipped", "canceled"}),
-    "running": frozenset({"success", "failed", "canceled"}),
-    "failed": frozenset({"pending", "skipped", "canceled"}),
+    "running": frozenset({"pending", "success", "failed", "canceled"}),
+    "failed": frozenset({"pending", "running", "success", "skipped", "canceled"}),
     "success": frozenset(),
     "skipped": frozenset(),
     "rejected": frozenset(),
@@ -49,9 +51,11 @@ ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
     "failed": frozenset(),
     "timeout": frozenset(),
     "canceled": frozenset(),
-    "unknown": frozenset(),
+    "unknown": frozenset({"done", "failed", "timeout", "canceled"}),
 }
 
+WITH_THE_RUN: frozenset[Canceling | None] = frozenset({"user", "run_timeout"})
+"""A call stopped because its run is over; the others are stopped for their own sake."""
 IN_FLIGHT: frozenset[AttemptState] = frozenset({"intent", "sent", "acked"})
 TERMINAL: frozenset[RunStatus] = frozenset(status for status, moves in RUN_MOVES.items() if not moves)
 
@@ -86,6 +90,8 @@ class Limits:
     patience_ms: int = 15_000
     backoff_ms: int = 500
     backoff_max_ms: int = 5_000
+    repeats: int = 3
+    """How often in a row a harmless call of unknown outcome is repeated before a person is asked (a count)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +108,10 @@ class Attempt:
     ack_by: int
     deadline_at: int
     acked_at: int | None = None
-    canceling: Literal["timeout", "ack_timeout", "user"] | None = None
+    canceling: Canceling | None = None
     cancel_until: int | None = None
     retry_at: int | None = None
+    """Proven unsent: when the same call goes again. Of unknown outcome, but harmless: when the next attempt may go."""
     tries: int = 0
     unsent_reason: str | None = None
     unsent_detail: str | None = None
@@ -121,12 +128,16 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepState:
-    """One step: its status, how often it was attempted, who approved it and when (epoch ms)."""
+    """One step: its status, how often it was attempted, who approved it, who ended it otherwise (epoch ms each)."""
 
     status: StepStatus = "pending"
     attempts: int = 0
     approved_by: str | None = None
     approved_at: int | None = None
+    decided_by: str | None = None
+    """Who rejected it, skipped it or marked it done; ``note`` is what they said."""
+    decided_at: int | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +179,15 @@ class Run:
     @property
     def in_flight(self) -> bool:
         return self.attempt is not None and self.attempt.in_flight
+
+    @property
+    def unsettled(self) -> Attempt | None:
+        """The attempt of unknown outcome that the run stands still for: a RESULT may yet settle it."""
+        attempt = self.attempt
+        if attempt is None or attempt.state != "unknown" or attempt.step_index != self.step_index:
+            return None
+        repeats = self.status == "running" and attempt.retry_at is not None
+        return attempt if repeats or self.paused_reason == "outcome_unknown" else None
 
     def find(self, req_id: ReqId) -> Attempt | None:
         """The attempt that a letter speaks about, if this run remembers it."""

@@ -19,6 +19,7 @@ from daemon.machine.events import (
     AttemptIntended,
     AttemptRunning,
     AttemptSent,
+    AttemptSettled,
     AttemptUnsent,
     Event,
     EvidenceFound,
@@ -33,10 +34,13 @@ from daemon.machine.events import (
     StepApproved,
     StepCompleted,
     StepFailed,
+    StepMarkedDone,
     StepPaused,
     StepRejected,
+    StepRepeating,
+    StepSkipped,
 )
-from daemon.machine.state import Attempt, Run
+from daemon.machine.state import WITH_THE_RUN, Attempt, Run
 
 PREVIEW_CHARS = 800
 ERROR_CHARS = 2000
@@ -75,38 +79,49 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
             pass
         case RunFailed():
             body |= {"error_code": event.error_code, "message": event.message}
+            body |= {"until": event.until} if event.until is not None else {}
         case RunCanceled():
             body |= {"reason": event.reason, "by": event.by, "until": event.until}
-        case StepApproved() | StepRejected() | StepCompleted() | StepFailed() | StepPaused() | RunParked():
-            body |= _step_payload(event, run)
+        case StepApproved() | StepRejected() | StepSkipped() | StepMarkedDone():
+            body |= _named_step(event.step_index, run) | _decision_payload(event)
+        case StepCompleted() | StepFailed() | StepPaused() | StepRepeating() | RunParked():
+            body |= _named_step(event.step_index, run) | _step_payload(event)
         case _:
             body |= _attempt_payload(event, run, at)
     return body
 
 
-def _step_payload(
-    event: StepApproved | StepRejected | StepCompleted | StepFailed | StepPaused | RunParked, run: Run
-) -> dict[str, Any]:
+def _named_step(index: int, run: Run) -> dict[str, Any]:
     steps = run.spec.steps
-    body: dict[str, Any] = {"current_step_index": event.step_index}
-    if event.step_index < len(steps):
-        body["step_id"] = steps[event.step_index].id
+    return {"current_step_index": index} | ({"step_id": steps[index].id} if index < len(steps) else {})
+
+
+def _decision_payload(event: StepApproved | StepRejected | StepSkipped | StepMarkedDone) -> dict[str, Any]:
     match event:
-        case StepPaused():
-            body |= {"paused_reason": event.paused_reason}
-        case RunParked():
-            body |= {"paused_reason": event.paused_reason, "message": event.message}
         case StepApproved():
-            body |= {"by": event.by}
-        case StepRejected():
-            body |= {"by": event.by, "reason": event.reason}
-        case StepFailed():
-            body |= {"status": "failed", "attempt_index": event.attempt_index}
-        case StepCompleted():
-            pass
+            return {"by": event.by}
+        case StepRejected() | StepSkipped():
+            return {"by": event.by, "reason": event.reason}
+        case StepMarkedDone():
+            return {"marked": True, "by": event.by, "note": event.note}
         case _ as never:
             assert_never(never)
-    return body
+
+
+def _step_payload(event: StepCompleted | StepFailed | StepPaused | StepRepeating | RunParked) -> dict[str, Any]:
+    match event:
+        case StepPaused():
+            return {"paused_reason": event.paused_reason}
+        case RunParked():
+            return {"paused_reason": event.paused_reason, "message": event.message}
+        case StepFailed():
+            return {"status": "failed", "attempt_index": event.attempt_index}
+        case StepRepeating():
+            return {"attempt_index": event.attempt_index, "because": event.because, "at": event.at}
+        case StepCompleted():
+            return {}
+        case _ as never:
+            assert_never(never)
 
 
 def _attempt_payload(
@@ -117,7 +132,8 @@ def _attempt_payload(
     | LogAppended
     | AttemptCanceling
     | AttemptEnded
-    | EvidenceFound,
+    | EvidenceFound
+    | AttemptSettled,
     run: Run,
     at: int,
 ) -> dict[str, Any]:
@@ -152,6 +168,10 @@ def _attempt_payload(
         case EvidenceFound():
             body |= {"ok": event.ok, "canceled": event.canceled, "error": error(event.error_code, event.error_message)}
             body |= {"result_preview": preview(event.result)}
+        case AttemptSettled():
+            body |= {"settles": event.outcome, "ok": event.outcome == "done", "canceled": event.outcome == "canceled"}
+            body |= {"error": error(event.error_code, event.error_message), "exit_code": event.exit_code}
+            body |= {"result_preview": preview(event.result)}
         case _ as never:
             assert_never(never)
     return body
@@ -169,7 +189,7 @@ def _result_payload(event: AttemptEnded, attempt: Attempt, at: int) -> dict[str,
         "error": error(event.error_code, event.error_message),
         "result_preview": preview(event.result),
     }
-    if attempt.canceling == "user":
+    if attempt.canceling in WITH_THE_RUN:
         body["cancel"] = CANCEL_EVIDENCE[event.outcome]
     return body
 

@@ -13,7 +13,7 @@ from daemon import telemetry
 from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
-from daemon.machine.events import AttemptEnded, Event, RunParked
+from daemon.machine.events import AttemptEnded, AttemptSettled, Event, RunParked, StepRepeating
 from daemon.machine.evolve import evolve
 from daemon.machine.hear import hear
 from daemon.machine.needs import Facts
@@ -23,7 +23,8 @@ from daemon.machine.state import Run
 from daemon.machine.wire import read_letter
 
 Asked = tuple[str, str, int]
-"""An effect as the actor remembers it: kind, req_id, how often the attempt had been intended."""
+"""An effect as the actor remembers it: kind, req_id, and which of its kind: how often the attempt had been proven
+unsent, or which look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,42 +119,42 @@ class Actor:
         for event in events:
             if isinstance(event, AttemptEnded):
                 telemetry.attempts_ended.labels(event.outcome).inc()
+            elif isinstance(event, AttemptSettled):
+                telemetry.attempts_settled.labels(event.outcome).inc()
+            elif isinstance(event, StepRepeating):
+                telemetry.repeats.labels(event.because).inc()
         if transition.run.terminal and not self.run.terminal:
             telemetry.runs_ended.labels(transition.run.status).inc()
         return Turn(self, transition, folded)
 
-    def owed(self) -> list[Effect]:
-        """Effects owed and not asked for yet under this claim; each is answered once."""
+    def owed(self, now: int) -> list[Effect]:
+        """Effects owed at ``now`` and not asked for yet under this claim; each is answered once."""
         fresh = []
-        for effect in effects(self.run, self.epoch):
+        for effect in effects(self.run, self.epoch, now):
             key = self.key(effect)
             if key not in self.asked:
                 self.asked.add(key)
                 fresh.append(effect)
         return fresh
 
-    def still_owes(self, effect: Effect) -> bool:
+    def still_owes(self, effect: Effect, now: int) -> bool:
         """Whether the state still owes exactly this effect."""
-        return effect in effects(self.run, self.epoch)
+        return effect in effects(self.run, self.epoch, now)
 
     def key(self, effect: Effect) -> Asked:
         match effect:
             case Invoke():
                 return ("invoke", effect.req_id, effect.tries)
             case Inquire():
-                return ("inquire", effect.req_id, 1 if self._canceling else 0)
+                return ("inquire", effect.req_id, effect.look)
             case Cancel():
                 return ("cancel", effect.req_id, 0)
 
     def ask_again(self) -> Inquire | None:
         """After a gap in what we heard: what became of the attempt in flight?"""
-        attempt = self.run.attempt
-        return Inquire(req_id=attempt.req_id) if attempt is not None and attempt.in_flight else None
+        attempt = self.run.attempt if self.run.in_flight else self.run.unsettled
+        return Inquire(req_id=attempt.req_id, look=0) if attempt is not None else None
 
-    @property
-    def _canceling(self) -> bool:
-        return self.run.attempt is not None and self.run.attempt.canceling is not None
-
-    def deadline(self) -> int | None:
-        """When (epoch ms) to look again though nobody spoke."""
-        return deadline(self.run)
+    def deadline(self, now: int) -> int | None:
+        """When (epoch ms, after ``now``) to look again though nobody spoke."""
+        return deadline(self.run, now)

@@ -148,6 +148,9 @@ def _restore(
             attempts=step["attempts"],
             approved_by=step["approved_by"],
             approved_at=step["approved_at_ms"],
+            decided_by=step["decided_by"],
+            decided_at=step["decided_at_ms"],
+            note=step["note"],
         )
     known = [_attempt(one) for one in attempts]
     return replace(
@@ -203,4 +206,5 @@ def _command(row: asyncpg.Record) -> Command:
         step_id=payload.get("step_id"),
         confirm=payload.get("confirm"),
         reason=payload.get("reason"),
+        note=payload.get("note"),
     )

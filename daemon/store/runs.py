@@ -32,7 +32,8 @@ FROM workflow_runs WHERE id = $1 AND user_id = $2
 """
 
 _STEPS = """
-SELECT step_id, status, approved_by, approved_at_ms FROM workflow_run_steps WHERE run_id = $1 ORDER BY step_index
+SELECT step_id, status, approved_by, approved_at_ms, decided_by, decided_at_ms, note
+FROM workflow_run_steps WHERE run_id = $1 ORDER BY step_index
 """
 
 _ATTEMPTS = """
@@ -71,6 +72,9 @@ class StepView:
     status: str
     approved_by: str | None
     approved_at_ms: int | None
+    decided_by: str | None
+    decided_at_ms: int | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)
