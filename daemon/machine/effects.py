@@ -35,7 +35,7 @@ class Inquire:
 
     req_id: ReqId
     look: int
-    """Which occasion this is, so that each is asked about once: see ``_looks``; ``WHILE_CANCELING`` is one of its own."""
+    """Which occasion this is, so that each is asked about once: as ``_looks`` counts, or ``WHILE_CANCELING``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

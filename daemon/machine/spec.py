@@ -19,6 +19,11 @@ MAX_RUN_TIMEOUT_MS = 365 * 24 * 3600 * 1000
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
+def _unset(value: object) -> bool:
+    """What v1 added stands in a stored spec only where somebody said it: v0's clients get what they know."""
+    return value is None
+
+
 class Shape(BaseModel):
     """Base of every part of a spec: strict types, no unknown fields, immutable."""
 
@@ -46,6 +51,7 @@ class StepSpec(Shape):
     on_error: Literal["stop", "continue"] = "stop"
     idempotent: bool | None = Field(
         None,
+        exclude_if=_unset,
         description="Whether the call may simply be made again when nobody knows if it ran. Unset: as the tool's own"
         " annotations say (readOnlyHint, idempotentHint).",
     )
@@ -68,6 +74,7 @@ class WorkflowSpec(Shape):
     variables: dict[str, Any] = Field(default_factory=dict)
     run_timeout_ms: int | None = Field(
         None,
+        exclude_if=_unset,
         ge=1,
         le=MAX_RUN_TIMEOUT_MS,
         description="The run's deadline, in milliseconds from its start, time spent waiting for people included.",

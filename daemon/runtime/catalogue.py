@@ -1,4 +1,4 @@
-"""What tools say of themselves: the hints that let a harmless call of unknown outcome be repeated without asking anybody.
+"""What tools say of themselves: the hints by which a harmless call of unknown outcome is repeated without a person.
 
 Filled in the background whenever an agent is called, so that it is known long before an outcome can become unknown;
 read in turns without waiting. What cannot be learned stays unknown, and then a person decides.
