@@ -7,7 +7,8 @@ step unseen and of two people pressing at once exactly one wins. Cancel alone ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from daemon.machine.commands import Command, CommandKind
 from daemon.machine.events import (
@@ -24,16 +25,14 @@ from daemon.machine.events import (
 from daemon.machine.state import MAX_ATTEMPTS, Limits, Run
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a command does nothing: a stable code and a sentence that says what to do."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """``events`` when applied (perhaps none: it was so already), or ``refusal``."""
 
     events: Sequence[Event] = ()

@@ -7,15 +7,15 @@ owes ``Inquire``, because nobody knows whether the call left. The caller remembe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from daemon.machine.commands import Epoch, ReqId
 from daemon.machine.state import Attempt, Run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invoke:
+class Invoke(Struct, frozen=True, kw_only=True):
     """Call the tool. Sent at most once for each ``(req_id, tries)``, ever."""
 
     req_id: ReqId
@@ -29,8 +29,7 @@ class Invoke:
     stream: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inquire:
+class Inquire(Struct, frozen=True, kw_only=True):
     """Ask the Gateway's result store what became of the call; harmless to repeat."""
 
     req_id: ReqId
@@ -38,8 +37,7 @@ class Inquire:
     """Which occasion this is, so that each is asked about once: as ``_looks`` counts, or ``WHILE_CANCELING``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel:
+class Cancel(Struct, frozen=True, kw_only=True):
     """Ask the agent to stop the call."""
 
     req_id: ReqId

@@ -6,8 +6,9 @@ type (``step.progress`` is an attempt begun, or a step failed). Times stand in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
+
+from msgspec import Struct
 
 from daemon.machine.commands import Epoch, Mark, ReqId
 
@@ -22,16 +23,14 @@ PausedReason = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCreated:
+class RunCreated(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "run.created"
     title: str
     steps: int
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResumed:
+class RunResumed(Struct, frozen=True, kw_only=True):
     """A person let a paused run go on: its current step will be attempted again."""
 
     type: ClassVar[str] = "run.resumed"
@@ -39,13 +38,11 @@ class RunResumed:
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCompleted:
+class RunCompleted(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "run.completed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFailed:
+class RunFailed(Struct, frozen=True, kw_only=True):
     """The run is over: rejected, or its own deadline passed. An attempt in flight lingers as after a cancel."""
 
     type: ClassVar[str] = "run.failed"
@@ -55,8 +52,7 @@ class RunFailed:
     """When the grace for an attempt in flight ends, epoch ms; None: the run had come to a stop by itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCanceled:
+class RunCanceled(Struct, frozen=True, kw_only=True):
     """The run is over at once; an attempt in flight lingers until the agent's answer or the grace's end."""
 
     type: ClassVar[str] = "run.canceled"
@@ -66,8 +62,7 @@ class RunCanceled:
     """When the grace for an attempt in flight ends, epoch ms."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunParked:
+class RunParked(Struct, frozen=True, kw_only=True):
     """The engine itself failed on this run; it stands still until a person resumes it."""
 
     type: ClassVar[str] = "step.paused"
@@ -76,30 +71,26 @@ class RunParked:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPaused:
+class StepPaused(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.paused"
     step_index: int
     paused_reason: PausedReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepApproved:
+class StepApproved(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.approved"
     step_index: int
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRejected:
+class StepRejected(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.rejected"
     step_index: int
     by: str
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSkipped:
+class StepSkipped(Struct, frozen=True, kw_only=True):
     """A person lets the run go on without this step."""
 
     type: ClassVar[str] = "step.skipped"
@@ -108,8 +99,7 @@ class StepSkipped:
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepMarkedDone:
+class StepMarkedDone(Struct, frozen=True, kw_only=True):
     """A person has seen that the step's work is done, whatever the engine knows of it."""
 
     type: ClassVar[str] = "step.completed"
@@ -118,8 +108,7 @@ class StepMarkedDone:
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRepeating:
+class StepRepeating(Struct, frozen=True, kw_only=True):
     """Nobody knows whether the tool ran, and it may simply be called again: it will be, at ``at`` (epoch ms)."""
 
     type: ClassVar[str] = "step.repeating"
@@ -129,21 +118,18 @@ class StepRepeating:
     at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCompleted:
+class StepCompleted(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.completed"
     step_index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFailed:
+class StepFailed(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.progress"
     step_index: int
     attempt_index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptIntended:
+class AttemptIntended(Struct, frozen=True, kw_only=True):
     """The engine is about to call the tool; committed before the call, with the epoch that alone may send it."""
 
     type: ClassVar[str] = "step.progress"
@@ -157,16 +143,14 @@ class AttemptIntended:
     """Epoch ms; the tool's deadline."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptSent:
+class AttemptSent(Struct, frozen=True, kw_only=True):
     """The Gateway took the call, and the agent has not acknowledged it yet."""
 
     type: ClassVar[str] = "tool.sent"
     req_id: ReqId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptUnsent:
+class AttemptUnsent(Struct, frozen=True, kw_only=True):
     """Proof that the call never left; it may be intended again at ``retry_at`` (epoch ms), or not at all (None)."""
 
     type: ClassVar[str] = "tool.unsent"
@@ -176,16 +160,14 @@ class AttemptUnsent:
     retry_at: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRunning:
+class AttemptRunning(Struct, frozen=True, kw_only=True):
     """The agent acknowledged the call."""
 
     type: ClassVar[str] = "tool.status"
     req_id: ReqId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogAppended:
+class LogAppended(Struct, frozen=True, kw_only=True):
     """Output of the tool, aggregated. ``mark`` is the last letter folded into it, so that repeats are known."""
 
     type: ClassVar[str] = "tool.log"
@@ -197,8 +179,7 @@ class LogAppended:
     mark: Mark | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptCanceling:
+class AttemptCanceling(Struct, frozen=True, kw_only=True):
     """The engine will ask the agent to stop: the deadline passed, or no acknowledgement came."""
 
     type: ClassVar[str] = "tool.canceling"
@@ -208,8 +189,7 @@ class AttemptCanceling:
     """When the grace for the agent's answer ends, epoch ms."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEnded:
+class AttemptEnded(Struct, frozen=True, kw_only=True):
     """The verdict on an attempt; the first stands for ever. ``result`` goes to the attempt's row, not the payload."""
 
     type: ClassVar[str] = "tool.result"
@@ -223,8 +203,7 @@ class AttemptEnded:
     result: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvidenceFound:
+class EvidenceFound(Struct, frozen=True, kw_only=True):
     """What the agent said after the verdict. Moves no status."""
 
     type: ClassVar[str] = "tool.evidence"
@@ -236,8 +215,7 @@ class EvidenceFound:
     result: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptSettled:
+class AttemptSettled(Struct, frozen=True, kw_only=True):
     """A RESULT came while the run stood still for an unknown outcome: now it is known, and the run goes on by it."""
 
     type: ClassVar[str] = "tool.evidence"

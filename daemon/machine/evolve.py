@@ -6,8 +6,9 @@ rebuilds the run; illegal moves raise IllegalMove, which parks the run.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, assert_never
+
+from msgspec.structs import replace
 
 from daemon.machine.commands import ReqId
 from daemon.machine.events import (

@@ -8,8 +8,9 @@ earlier results will join here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from daemon.machine.commands import Epoch
 from daemon.machine.state import Limits, Run
@@ -18,15 +19,13 @@ Hint = Literal["read_only", "idempotent"]
 """What a tool says of itself in its MCP annotations; absent: that it may change things, each time anew."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+class Needs(Struct, frozen=True, kw_only=True):
     """``agents``: those whose Gateway must be asked about before the next turn's intents."""
 
     agents: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What the runtime found. ``epoch`` is the claim under which new intents are made."""
 
     epoch: Epoch

@@ -7,10 +7,10 @@ Steps and attempts are written only when they changed, so a step costs the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
+from msgspec import Struct
 
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decide import Refusal
@@ -58,8 +58,7 @@ class VerdictRow(NamedTuple):
     message: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """One commit of a run: events ``first_seq … last_seq`` as SSE frames (none if first > last), commands decided."""
 
     first_seq: int
@@ -90,8 +89,7 @@ class Outcomes:
         self.poisoned: dict[RunId, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(Struct, frozen=True, kw_only=True):
     """Everything a turn wants committed, fenced by (run, epoch, owner, expected_seq)."""
 
     run: Run

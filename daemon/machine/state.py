@@ -10,9 +10,10 @@ import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 from uuid import UUID
+
+from msgspec import Struct
 
 from daemon.machine.commands import Epoch, Mark, ReqId, RunId
 from daemon.machine.events import PausedReason
@@ -81,8 +82,7 @@ def check_move(table: Mapping[_S, frozenset[_S]], old: _S, new: _S) -> _S:
     return new
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The engine's patience, in milliseconds. Facts for the machine: events record the times computed from them."""
 
     ack_timeout_ms: int = 10_000
@@ -94,8 +94,7 @@ class Limits:
     """How often in a row a harmless call of unknown outcome is repeated before a person is asked (a count)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One call of a step's tool. Times are epoch ms; ``ended_at`` set means there is a verdict."""
 
     step_index: int
@@ -126,8 +125,7 @@ class Attempt:
         return self.ended_at is None and self.state in IN_FLIGHT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepState:
+class StepState(Struct, frozen=True, kw_only=True):
     """One step: its status, how often it was attempted, who approved it, who ended it otherwise (epoch ms each)."""
 
     status: StepStatus = "pending"
@@ -140,8 +138,7 @@ class StepState:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """A run as the machine sees it. ``attempt`` is the newest one; ``past`` holds earlier ones, newest first."""
 
     id: RunId

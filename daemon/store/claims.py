@@ -7,13 +7,13 @@ machine: row, snapshot, steps and its newest attempts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
+from msgspec.structs import replace
 
 from daemon.machine.commands import Command, CommandId, Epoch, Mark, ReqId, RunId
 from daemon.machine.spec import WorkflowSpec

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, get_args
 
 import orjson
 import pytest
+from msgspec.structs import fields, replace
 
 from daemon.machine import state, wire
 from daemon.machine.commands import CommandKind, Epoch, Mark

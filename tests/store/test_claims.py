@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuid7
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 
 from daemon.errors import StoreUnavailable
 from daemon.machine.commands import CommandId, Epoch, RunId

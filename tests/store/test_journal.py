@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from daemon.machine.commands import Epoch
 from daemon.machine.record import Transition, VerdictRow, verdict
