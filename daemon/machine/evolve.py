@@ -6,7 +6,8 @@ rebuilds the run; illegal moves raise IllegalMove, which parks the run.
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from collections.abc import Iterable
+from typing import Any, TypeAlias, assert_never
 
 from msgspec.structs import replace
 
@@ -52,6 +53,17 @@ from daemon.machine.state import (
     StepStatus,
     check_move,
 )
+
+Happened: TypeAlias = tuple[Event, Run]
+"""An event, and the run that it led to."""
+
+
+def carry(run: Run, events: Iterable[Event], at: int, into: list[Happened]) -> Run:
+    """The run after ``events``; each is noted in ``into`` with its state, so that nobody need fold it again."""
+    for event in events:
+        run = evolve(run, event, at)
+        into.append((event, run))
+    return run
 
 
 def evolve(run: Run, event: Event, at: int) -> Run:

@@ -28,7 +28,7 @@ from daemon.machine.events import (
     EvidenceFound,
     LogAppended,
 )
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened, carry
 from daemon.machine.settle import GATEWAY_UNAVAILABLE, retry_time
 from daemon.machine.state import LOG_LIMIT_BYTES, WITH_THE_RUN, Attempt, Limits, Run
 
@@ -40,18 +40,18 @@ NOT_PERMITTED = "not_permitted"
 """Our own hook said no: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
 
 
-def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple[Run, list[Event], int]:
-    """The run after the letters, the events, and how many letters named an attempt this run does not know."""
-    events: list[Event] = []
+def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple[Run, list[Happened], int]:
+    """The run after the letters, what happened, and how many letters named an attempt this run does not know."""
+    happened: list[Happened] = []
+    if not letters:
+        return run, happened, 0
     strangers = sum(1 for letter in letters if run.find(letter.req_id) is None)
-    for step in (_signs_of_life, _logs, _verdicts):
-        for event in step(run, letters, now, limits):
-            run = evolve(run, event, now)
-            events.append(event)
-    return run, events, strangers
+    run = carry(run, _signs_of_life(run, letters), now, happened)
+    run = carry(run, _logs(run, letters), now, happened)
+    return _verdicts(run, letters, now, limits, happened), happened, strangers
 
 
-def _signs_of_life(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
+def _signs_of_life(run: Run, letters: Iterable[Letter]) -> Iterator[Event]:
     """At most one event an attempt: it runs (acknowledged, or it said something), else it was sent."""
     running: dict[ReqId, bool] = {}
     for letter in letters:
@@ -68,7 +68,7 @@ def _signs_of_life(run: Run, letters: Iterable[Letter], now: int, limits: Limits
             yield AttemptSent(req_id=req_id)
 
 
-def _logs(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
+def _logs(run: Run, letters: Iterable[Letter]) -> Iterator[Event]:
     """Chunks, merged by attempt and channel while neighbours, then cut to the size of a ``tool.log``."""
     fresh: dict[ReqId, Mark | None] = {}
     room: dict[ReqId, int] = {}
@@ -126,14 +126,14 @@ def cut_utf8(text: str, size: int) -> str:
     return text if len(raw) <= size else raw[:size].decode(errors="ignore")
 
 
-def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
+def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits, happened: list[Happened]) -> Run:
     """For each attempt at most one verdict, and after it at most one piece of evidence, be it in the same turn."""
     for letter in letters:
         attempt = run.find(letter.req_id)
         event = _verdict(run, attempt, letter, now, limits) if attempt is not None else None
         if event is not None:
-            run = evolve(run, event, now)
-            yield event
+            run = carry(run, (event,), now, happened)
+    return run
 
 
 def _verdict(run: Run, attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Event | None:

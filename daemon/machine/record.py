@@ -15,7 +15,7 @@ from msgspec import Struct
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decide import Refusal
 from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened
 from daemon.machine.state import Attempt, Run
 from daemon.machine.wire import error, frame, iso, payload
 
@@ -110,8 +110,8 @@ class Transition(Struct, frozen=True, kw_only=True):
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        at = iso(self.at)
-        frames = b"".join(frame(self.run.id, row.seq, row.event_type, at, row.payload) for row in self.events)
+        at, run_id = iso(self.at), str(self.run.id)
+        frames = b"".join(frame(run_id, row.seq, row.event_type, at, row.payload) for row in self.events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
 
@@ -125,19 +125,18 @@ def verdict(command_id: CommandId, refusal: Refusal | None) -> VerdictRow:
 
 def record(
     before: Run,
-    events: Sequence[Event],
+    happened: Sequence[Happened],
     *,
     at: int,
     epoch: Epoch,
     owner: str,
     verdicts: Sequence[VerdictRow] = (),
 ) -> Transition:
-    """Replay ``events`` from ``before`` and write down what each of them leaves."""
+    """Write down what each event leaves, from ``before`` on."""
     run = before
     rows: list[EventRow] = []
     touched: dict[ReqId, _Touched] = {}
-    for event in events:
-        run = evolve(run, event, at)
+    for event, run in happened:
         rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
         req_id: ReqId | None = getattr(event, "req_id", None)
         if req_id is not None:

@@ -23,7 +23,7 @@ from daemon.machine.events import (
     StepPaused,
     StepRepeating,
 )
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened, carry, evolve
 from daemon.machine.needs import Facts
 from daemon.machine.state import MAX_ATTEMPTS, Attempt, IllegalMove, Limits, Run, make_req_id
 
@@ -33,18 +33,19 @@ GATEWAY_UNAVAILABLE = "gateway_unavailable"
 _NOBODY_LISTENS = "The event stream of the Gateway is not open, so no call is sent: its result could be lost."
 
 
-def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Event]]:
-    """The run at its fixed point at ``now`` (epoch ms), and the events that led there."""
-    events: list[Event] = []
+def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Happened]]:
+    """The run at its fixed point at ``now`` (epoch ms), and what happened on the way there."""
+    happened: list[Happened] = []
     if run.started_at is None:
-        return run, events
+        return run, happened
     for _ in range(8 * len(run.steps) + 16):
-        following = next((found for rule in RULES if (found := rule(run, now, facts))), ())
-        if not following:
-            return run, events
-        for event in following:
-            run = evolve(run, event, now)
-        events += following
+        for rule in RULES:
+            following = rule(run, now, facts)
+            if following:
+                run = carry(run, following, now, happened)
+                break
+        else:
+            return run, happened
     raise IllegalMove("settle found no fixed point")
 
 

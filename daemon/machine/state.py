@@ -6,7 +6,6 @@ in the rows of the attempts. The diagrams in ``docs/`` are drawn from the tables
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
@@ -208,7 +207,7 @@ def make_req_id(run_id: RunId, nonce: bytes, step_index: int, attempt_index: int
 
     The alphabet is ``[A-Za-z0-9_-]`` (RFC 4648 §5), which the Gateway's paths carry unharmed.
     """
-    proof = hmac.new(nonce, b"%d:%d" % (step_index, attempt_index), hashlib.sha256).digest()[:16]
+    proof = hmac.digest(nonce, b"%d:%d" % (step_index, attempt_index), "sha256")[:16]
     return ReqId(_b64(run_id.bytes) + _b64(proof))
 
 

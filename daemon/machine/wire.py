@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, assert_never
-from uuid import UUID
+from typing import Any, TypeAlias, assert_never
 
 import orjson
 
@@ -49,6 +48,18 @@ WORD_CHARS = 64
 MAX_DEPTH = 200
 """JSON nested deeper is cut there: orjson reads deeper than it can write (254)."""
 
+AboutACall: TypeAlias = (
+    AttemptIntended
+    | AttemptSent
+    | AttemptUnsent
+    | AttemptRunning
+    | LogAppended
+    | AttemptCanceling
+    | AttemptEnded
+    | EvidenceFound
+    | AttemptSettled
+)
+
 V0_RESULT_STATE: dict[Outcome, str] = {
     "done": "done",
     "failed": "failed",
@@ -67,9 +78,17 @@ CANCEL_EVIDENCE: dict[Outcome, str] = {
 }
 
 
+_FRAME = (
+    b'id: %d\nevent: %s\ndata: {"type":"run.event","run_id":"%s","seq":%d,"event_type":"%s","created_at":"%s",'
+    b'"payload":%s}\n\n'
+)
+
+
 def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
     """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
     body: dict[str, Any] = {"type": event.type, "run_id": str(run.id)}
+    if isinstance(event, AboutACall):  # most events are, and a chain of patterns would look at the others first
+        return body | _attempt_payload(event, run, at)
     match event:
         case RunCreated():
             body |= {"workflow_id": str(run.workflow_id), "title": event.title, "steps": event.steps, "by": event.by}
@@ -86,8 +105,8 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
             body |= _named_step(event.step_index, run) | _decision_payload(event)
         case StepCompleted() | StepFailed() | StepPaused() | StepRepeating() | RunParked():
             body |= _named_step(event.step_index, run) | _step_payload(event)
-        case _:
-            body |= _attempt_payload(event, run, at)
+        case _ as never:
+            assert_never(never)
     return body
 
 
@@ -125,15 +144,7 @@ def _step_payload(event: StepCompleted | StepFailed | StepPaused | StepRepeating
 
 
 def _attempt_payload(
-    event: AttemptIntended
-    | AttemptSent
-    | AttemptUnsent
-    | AttemptRunning
-    | LogAppended
-    | AttemptCanceling
-    | AttemptEnded
-    | EvidenceFound
-    | AttemptSettled,
+    event: AboutACall,
     run: Run,
     at: int,
 ) -> dict[str, Any]:
@@ -209,19 +220,10 @@ def iso(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def frame(run_id: UUID, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
-    """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged."""
-    data = orjson.dumps(
-        {
-            "type": "run.event",
-            "run_id": str(run_id),
-            "seq": seq,
-            "event_type": event_type,
-            "created_at": created_at,
-            "payload": orjson.Fragment(body),
-        }
-    )
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, event_type.encode(), data)
+def frame(run_id: str, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
+    """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged. All else is plain ASCII of our own."""
+    kind = event_type.encode()
+    return _FRAME % (seq, kind, run_id.encode(), seq, kind, created_at.encode(), body)
 
 
 def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:

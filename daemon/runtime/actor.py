@@ -13,8 +13,8 @@ from daemon import telemetry
 from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
-from daemon.machine.events import AttemptEnded, AttemptSettled, Event, RunParked, StepRepeating
-from daemon.machine.evolve import evolve
+from daemon.machine.events import AttemptEnded, AttemptSettled, RunParked, StepRepeating
+from daemon.machine.evolve import Happened, carry
 from daemon.machine.hear import hear
 from daemon.machine.needs import Facts
 from daemon.machine.record import Transition, VerdictRow, record, verdict
@@ -74,17 +74,16 @@ class Actor:
         """
         now = max(now, self.run.last_at)
         letters, self.local = self._letters(entries), []
-        run, events, strangers = hear(self.run, letters, now, facts.limits)
-        telemetry.strangers.inc(strangers)
+        run, happened, strangers = hear(self.run, letters, now, facts.limits)
+        if strangers:
+            telemetry.strangers.inc(strangers)
         verdicts: list[VerdictRow] = []
         for command in commands:
             decision = decide(run, command, now, facts.limits)
-            for event in decision.events:
-                run = evolve(run, event, now)
-            events += decision.events
+            run = carry(run, decision.events, now, happened)
             verdicts.append(verdict(command.id, decision.refusal))
         run, following = settle(run, now, facts)
-        return self._closed(entries, [*events, *following], verdicts, now)
+        return self._closed(entries, happened + following, verdicts, now)
 
     def park(self, entries: Sequence[Entry], commands: Sequence[CommandId], now: int, message: str) -> Turn:
         """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters are set aside.
@@ -94,8 +93,10 @@ class Actor:
         """
         self.local = []
         if self.run.status == "running":
-            parked = RunParked(step_index=self.run.step_index, message=message)
-            return self._closed(entries, [parked], [], max(now, self.run.last_at))
+            now = max(now, self.run.last_at)
+            happened: list[Happened] = []
+            carry(self.run, (RunParked(step_index=self.run.step_index, message=message),), now, happened)
+            return self._closed(entries, happened, [], now)
         refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]
         return self._closed(entries, [], refused, max(now, self.run.last_at))
 
@@ -110,13 +111,13 @@ class Actor:
         return letters
 
     def _closed(
-        self, entries: Sequence[Entry], events: Sequence[Event], verdicts: Sequence[VerdictRow], now: int
+        self, entries: Sequence[Entry], happened: Sequence[Happened], verdicts: Sequence[VerdictRow], now: int
     ) -> Turn:
         folded = tuple(entry for entry, _, _ in entries)
-        if not events and not verdicts:
+        if not happened and not verdicts:
             return Turn(self, None, folded)
-        transition = record(self.run, events, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
-        for event in events:
+        transition = record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
+        for event, _ in happened:
             if isinstance(event, AttemptEnded):
                 telemetry.attempts_ended.labels(event.outcome).inc()
             elif isinstance(event, AttemptSettled):

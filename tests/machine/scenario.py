@@ -35,7 +35,7 @@ from daemon.machine.commands import (
 from daemon.machine.decide import Refusal, decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
 from daemon.machine.events import AttemptEnded, Event, RunParked
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened, carry, evolve
 from daemon.machine.hear import LOG_EVENT_BYTES, hear
 from daemon.machine.needs import Facts, Hint, needs
 from daemon.machine.record import Transition, VerdictRow, record, verdict
@@ -180,27 +180,26 @@ class Story:
     def turn(self, letters: Sequence[Letter] = (), commands: Sequence[Command] = ()) -> list[Refusal | None]:
         """What an actor's turn does: hear the letters, decide each command, settle, record. The refusals come back."""
         before = self.run
-        run, events, strangers = hear(before, letters, self.now, self.limits)
+        run, happened, strangers = hear(before, letters, self.now, self.limits)
         self.strangers += strangers
         refusals: list[Refusal | None] = []
         for command in commands:
             decision = decide(run, command, self.now, self.limits)
             refusals.append(decision.refusal)
             assert not (decision.refusal and decision.events), "a refusal that does something"
-            for event in decision.events:
-                run = evolve(run, event, self.now)
-                events.append(event)
+            run = carry(run, decision.events, self.now, happened)
         run, following = settle(run, self.now, self.facts)
         self._commit(
             before,
-            [*events, *following],
+            [*happened, *following],
             [verdict(command.id, refusal) for command, refusal in zip(commands, refusals, strict=True)],
         )
         assert self.run == run, "record's run is not the folded run"
         return refusals
 
-    def _commit(self, before: Run, events: Sequence[Event], verdicts: Sequence[VerdictRow]) -> None:
-        transition = record(before, events, at=self.now, epoch=self.epoch, owner="me", verdicts=verdicts)
+    def _commit(self, before: Run, happened: Sequence[Happened], verdicts: Sequence[VerdictRow]) -> None:
+        events = [event for event, _ in happened]
+        transition = record(before, happened, at=self.now, epoch=self.epoch, owner="me", verdicts=verdicts)
         self.run = transition.run
         self.log += [(self.now, event) for event in events]
         self.transitions.append(transition)
@@ -208,8 +207,9 @@ class Story:
 
     def park(self) -> None:
         """What the host does to a run whose own turn raises again and again."""
-        before, event = self.run, RunParked(step_index=self.run.step_index, message="the turn raised")
-        self._commit(before, [event], [])
+        happened: list[Happened] = []
+        carry(self.run, [RunParked(step_index=self.run.step_index, message="the turn raised")], self.now, happened)
+        self._commit(self.run, happened, [])
 
     # --- then -------------------------------------------------------------------------------------------------------
 
