@@ -65,6 +65,7 @@ class Tunnel:
         self._chunks = ChunkQueue(self._send)
         self._pump: asyncio.Task[None] | None = None
         self._incidents: set[asyncio.Task[None]] = set()
+        self._socket = asyncio.Lock()
         self._unread: deque[Json] = deque()  # what arrived while the agent was frozen
         self._unacked: list[Json] = []  # RESULTs to be sent (again) after a reconnect
         self._held_chunks: list[Json] = []
@@ -90,21 +91,17 @@ class Tunnel:
 
     async def deliver(self, letter: Json) -> None:
         """INVOKE or CANCEL is written to the connection; returns when that is done, which proves no more."""
-        if self._holds("hanging_invoke"):
-            try:
+        blocked = self._holds("hanging_invoke")
+        try:
+            async with self._socket:
                 await self._weather.lifted("hanging_invoke", self.agent.agent_id)
-            except asyncio.CancelledError:  # the HTTP client gave up
+                self._arrive(letter)
+                if blocked:
+                    await asyncio.sleep(0)  # what it begins, it begins before it reads on
+        except asyncio.CancelledError:  # the HTTP client gave up
+            if blocked:
                 self._soon(self.reconnect())
-                raise
-        if letter["type"] == "INVOKE" and self._holds("oversize_invoke"):
-            self._soon(self.reconnect())
-        elif self._unread:
-            self._unread.append(letter)
-        elif self._holds("frozen_agent"):
-            self._unread.append(letter)
-            self._soon(self._thaw())
-        elif self.online:
-            self._take(letter)
+            raise
         call = self._by_req_id.get(letter["req_id"])
         if call is not None and call.task is not None and self._holds("ack_before_202"):
             await asyncio.wait({call.task})
@@ -156,6 +153,17 @@ class Tunnel:
         call.cancel_asked = True
         if call.begun and call.task is not None:  # cancelled before its first step, a task would send no RESULT
             call.task.cancel()
+
+    def _arrive(self, letter: Json) -> None:
+        if letter["type"] == "INVOKE" and self._holds("oversize_invoke"):
+            self._soon(self.reconnect())
+        elif self._unread:
+            self._unread.append(letter)
+        elif self._holds("frozen_agent"):
+            self._unread.append(letter)
+            self._soon(self._thaw())
+        elif self.online:
+            self._take(letter)
 
     def _take(self, letter: Json) -> None:
         if letter["type"] == "INVOKE":
