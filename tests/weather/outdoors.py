@@ -66,6 +66,14 @@ class Outdoors:
         (result,) = await self.events(run_id, "tool.result")
         return result
 
+    async def settled(self, run_id: str) -> dict[str, Any]:
+        """The run, completed by a RESULT that came while it stood still for it."""
+        run = await self.live.until(run_id, "completed")
+        assert [told["settles"] for told in await self.events(run_id, "tool.evidence")] == ["done"]
+        assert attempt_of(run)["ok"] is True
+        self.once()
+        return run
+
     async def kept(self, run_id: str, *, preview: str) -> None:
         """What came after the verdict stands in the log, with this in its result."""
 

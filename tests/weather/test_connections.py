@@ -35,7 +35,7 @@ async def test_silent_is_told_apart_by_the_ack_timeout_long_before_the_deadline(
     assert out.ran == []
 
 
-async def test_frozen_agent_pauses_the_run_and_its_late_run_is_kept(out: Outdoors) -> None:
+async def test_frozen_agent_pauses_the_run_and_its_late_run_settles_it(out: Outdoors) -> None:
     out.patience(ack_timeout_ms=ACK_TIMEOUT_MS)
     out.weather.change("frozen_agent")
     run_id = await out.live.start(step("a", timeout_ms=60_000))
@@ -43,7 +43,7 @@ async def test_frozen_agent_pauses_the_run_and_its_late_run_is_kept(out: Outdoor
     assert [asked["reason"] for asked in await out.events(run_id, "tool.canceling")] == ["ack_timeout"]
     assert out.ran == []
     out.weather.change()
-    await out.kept(run_id, preview='"ok"')
+    await out.settled(run_id)
     assert out.ran == ["ok"], "late, and once"
 
 
@@ -60,7 +60,7 @@ async def test_hanging_invoke_is_not_given_up_and_other_agents_go_on(out: Outdoo
     assert not out.gateway.of("DISCONNECT")
     assert out.ran == ["ok"] * 3
     out.weather.change()
-    await out.kept(hanging, preview='"ok"')
+    await out.settled(hanging)
     assert (out.ran, count("runwarden_open_posts")) == (["ok"] * 4, 0)
 
 

@@ -98,14 +98,31 @@ async def test_duplicate_result_changes_nothing(out: Outdoors) -> None:
     assert out.ran == ["ok", "failing", "ok"]
 
 
-async def test_late_result_pauses_the_run_and_is_kept_when_it_comes(out: Outdoors) -> None:
+async def test_late_result_settles_the_outcome_that_nobody_has_decided_yet(out: Outdoors) -> None:
+    out.weather.change("late_result")
+    run_id = await out.live.start(step("a", **BRIEFLY), step("b"))
+    await out.paused(run_id)
+    assert (await out.verdict(run_id))["outcome"] == "unknown"
+    assert out.ran == ["ok"]
+    out.weather.change()
+    await out.settled(run_id)
+    assert out.ran == ["ok", "ok"], "each step once"
+
+
+async def test_late_result_is_only_evidence_once_a_person_has_decided(out: Outdoors) -> None:
+    """Resumed, the tool runs again, by a person's word; each RESULT then speaks for its own attempt."""
     out.weather.change("late_result")
     run_id = await out.live.start(step("a", **BRIEFLY))
     await out.paused(run_id)
-    assert (await out.verdict(run_id))["outcome"] == "unknown"
+    resumed = await out.live.decide(run_id, "resume", {"confirm": "run_again"})
+    assert (resumed.status, resumed.body["status"]) == (200, "running")
+    run = await out.paused(run_id)
+    assert [attempt["ok"] for attempt in run["steps_state"]["a"]["attempts"]] == [False, False]
     out.weather.change()
-    await out.kept(run_id, preview='"ok"')
-    assert out.ran == ["ok"]
+    run = await out.live.until(run_id, "completed")
+    assert [attempt["ok"] for attempt in run["steps_state"]["a"]["attempts"]] == [False, True]
+    assert [told.get("settles") for told in await out.events(run_id, "tool.evidence")] == [None, "done"]
+    assert out.ran == ["ok", "ok"]
 
 
 async def test_late_result_after_a_cancel_moves_no_status(out: Outdoors) -> None:
