@@ -144,6 +144,10 @@ class DevGateway:
         encoded = encode(event)
         if event["type"] == "RESULT" and self._results is not None and event.get("req_id"):
             self._results.put(event["req_id"], encoded)
+        self._offer(event, encoded)
+
+    def _offer(self, event: Json, encoded: bytes) -> None:
+        """To the subscribers, and then what bad weather lets follow."""
         if self.weather.reaches_subscribers(event):
             for subscriber in self._subscribers:
                 subscriber.offer(event, encoded)
