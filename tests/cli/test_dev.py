@@ -105,9 +105,9 @@ def test_an_mcp_config_with_faulty_servers_names_each_of_them(home: Path) -> Non
     assert "server 'two': 'args' must be a list" in refused.stderr
 
 
-def put(url: str, internal_token: str, body: bytes) -> str:
+def put(url: str, token_file: str, body: bytes) -> str:
     """What the panel's curl does; the answer."""
-    headers = {"X-Internal-Token": internal_token}
+    headers = {"X-Internal-Token": Path(token_file).read_text().strip()}
     with urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=30) as answer:
         said: str = answer.read().decode()
         return said
@@ -130,7 +130,7 @@ async def test_dev_begins_in_the_weather_that_was_asked_for_and_tells_how_to_cha
 
         await eventually(lambda: any(attempt["log_preview"] for attempt in log_of_the_call()), what="the tool's word")
         assert call(f"{url}/v1/workflow-runs/{run_id}", token)["status"] == "running"
-        assert put(command[2], Path(command[1]).read_text().strip(), b"") == "\n", "fair"
+        assert put(command[2], command[1], b"") == "\n", "fair"
         await eventually(lambda: call(f"{url}/v1/workflow-runs/{run_id}", token)["status"] == "completed")
         assert dev.signalled(signal.SIGINT) == 0
 

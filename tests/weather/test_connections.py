@@ -47,6 +47,21 @@ async def test_frozen_agent_pauses_the_run_and_its_late_run_settles_it(out: Outd
     assert out.ran == ["ok"], "late, and once"
 
 
+async def test_frozen_agent_runs_a_canceled_call_late_and_the_log_says_so(out: Outdoors) -> None:
+    """What was written to a frozen agent cannot be taken back; the evidence is unknown until it speaks."""
+    out.weather.change("frozen_agent")
+    run_id = await out.live.start(step("a"), step("b"))
+    await eventually(lambda: out.events(run_id, "step.progress"), what="the call being intended")
+    await eventually(lambda: out.gateway._tunnels["agent-1"]._unread, what="the call being written")
+    assert (await out.live.decide(run_id, "cancel")).body["status"] == "canceled"
+    await eventually(lambda: out.events(run_id, "tool.result"), what="the end of the grace")
+    assert (await out.verdict(run_id))["cancel"] == "unknown"
+    out.weather.change()
+    await out.kept(run_id, preview='"ok"')
+    assert (await out.live.run(run_id))["status"] == "canceled"
+    assert out.ran == ["ok"]
+
+
 async def test_hanging_invoke_is_not_given_up_and_other_agents_go_on(out: Outdoors) -> None:
     """Our POST stays open past the verdict: closing it would cost the agent all its calls. The clocks decide."""
     out.patience(ack_timeout_ms=ACK_TIMEOUT_MS)

@@ -21,6 +21,18 @@ async def test_lost_result_is_found_in_the_store_when_the_deadline_has_come(out:
     assert out.ran == ["ok"]
 
 
+async def test_lost_result_is_found_by_a_cancel_that_came_too_late(out: Outdoors) -> None:
+    out.weather.change("lost_result")
+    run_id = await out.live.start(step("a"), step("b"))
+    await eventually(lambda: out.gateway.of("RESULT"), what="the tool's end")
+    assert (await out.live.decide(run_id, "cancel")).body["status"] == "canceled"
+    await eventually(lambda: out.events(run_id, "tool.result"), what="the answer to the inquiry")
+    told = await out.verdict(run_id)
+    assert (told["outcome"], told["cancel"]) == ("done", "too_late")
+    assert (await out.live.run(run_id))["status"] == "canceled"
+    assert out.ran == ["ok"]
+
+
 async def test_lost_result_after_cancel_leaves_a_canceled_run_whose_call_was_stopped(out: Outdoors) -> None:
     """The CANCEL_ACK says so; the RESULT is not needed."""
     out.weather.change("lost_result_after_cancel")
@@ -96,6 +108,16 @@ async def test_duplicate_result_changes_nothing(out: Outdoors) -> None:
     assert [told["outcome"] for told in await out.events(run_id, "tool.result")] == ["done", "failed", "done"]
     assert await out.events(run_id, "tool.evidence") == []
     assert out.ran == ["ok", "failing", "ok"]
+
+
+async def test_duplicate_result_and_four_other_harmless_oddities_together_change_nothing(out: Outdoors) -> None:
+    out.weather.change("duplicate_result", "chunk_after_result", "false_disconnect", "forged_result", "ack_before_202")
+    runs = [await out.live.start(step("a"), step("b", "streaming"), step("c", "big")) for _ in range(5)]
+    for run_id in runs:
+        run = await out.completed(run_id)
+        assert [attempt_of(run, step_id)["ok"] for step_id in "abc"] == [True] * 3
+        assert await out.events(run_id, "tool.evidence") == []
+    assert sorted(out.ran) == sorted(["ok", "streaming", "big"] * 5)
 
 
 async def test_late_result_settles_the_outcome_that_nobody_has_decided_yet(out: Outdoors) -> None:
