@@ -13,7 +13,7 @@ from daemon import telemetry
 from tests.api.harness import Stack
 from tests.patience import eventually
 
-BRIEFLY = {"timeout_ms": 500}
+BRIEFLY = {"timeout_ms": 1_000}
 """For a step whose deadline shall pass in the test."""
 ONE_STEP = ("step.progress", "tool.status", "tool.result", "step.completed")
 """What a log tells of a step that goes well, in this order."""
@@ -27,7 +27,7 @@ class Outdoors:
         self.gateway = live.gateway
         self.tools = live.tools
         self.weather = live.gateway.weather
-        self.patience(cancel_grace_ms=500)
+        self.patience(cancel_grace_ms=1_000)
 
     def patience(self, **limits: int) -> None:
         """The machine's own limits in milliseconds, where the test shall not wait for those of production."""
