@@ -6,8 +6,9 @@ Used by this room only. It asserts one thing by itself: that no call ever ran tw
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from daemon import telemetry
 from tests.api.harness import Stack
