@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -38,6 +39,8 @@ TIMINGS = {
     "drain_s": 5,
     "log_hold_s": 0.05,
 }
+LINE_BYTES = 1 << 20
+"""Longest line of a log; a traceback is one."""
 TAKEOVER_S = TIMINGS["lease_ttl_s"] + 2 * TIMINGS["sweep_period_s"]
 """The contract: lease TTL + 2 sweep periods."""
 
@@ -51,6 +54,8 @@ class Process:
     url: str = ""
     said: list[dict[str, Any]] = field(default_factory=list)
     reading: asyncio.Task[None] | None = None
+    log: Path | None = None
+    """Where what it says is kept besides, later lives after earlier ones."""
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -71,13 +76,38 @@ class Process:
     async def read(self) -> None:
         """Keep what it logs; the first word of its API is ``url``."""
         assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            with contextlib.suppress(ValueError):
-                self.said.append(json.loads(line))
+        with open(self.log or os.devnull, "ab") as kept:  # noqa: ASYNC230 - a local file, opened once in a life
+            async for line in self.process.stderr:
+                kept.write(line)
+                with contextlib.suppress(ValueError):
+                    self.said.append(json.loads(line))
+
+    async def ready(self, word: str, *, within_s: float = 20) -> None:
+        """Wait until it has said ``word``, which comes with its ``url``."""
+
+        def up() -> dict[str, Any] | None:
+            assert self.process.returncode is None, self.said
+            return self.heard(word)
+
+        said = await eventually(up, within_s=within_s, what=f"{self.name} being ready")
+        assert said is not None
+        self.url = said.get("url", "")
 
     def heard(self, message: str) -> dict[str, Any] | None:
         """The first log line with this message."""
         return next((line for line in self.said if line.get("message") == message), None)
+
+
+async def spawn(name: str, module: str, *arguments: str, log: Path | None = None, **settings: Any) -> Process:
+    """A Python module as a process, begun; ``settings`` are Runwarden's, and it sees no others."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNWARDEN_")}
+    environment |= {f"RUNWARDEN_{key.upper()}": str(value) for key, value in settings.items()}
+    command = (sys.executable, "-m", module, *arguments)
+    process = Process(
+        name, await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE, limit=LINE_BYTES), log=log
+    )
+    process.reading = asyncio.create_task(process.read())
+    return process
 
 
 @dataclass(slots=True)
@@ -97,20 +127,9 @@ class Cluster:
         given = QUICK | TIMINGS | {"node_name": name, "log_level": "INFO"} | settings
         given |= {"postgres_url": self.database, "redis_url": self.redis_url, "redis_prefix": self.redis_prefix}
         given |= {"gateway_url": self.gateway.url}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNWARDEN_")}
-        environment |= {f"RUNWARDEN_{key.upper()}": str(value) for key, value in given.items()}
-        command = (sys.executable, "-m", "daemon", "serve", *arguments)
-        process = Process(name, await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE))
+        process = await spawn(name, "daemon", "serve", *arguments, **given)
         self.nodes.append(process)
-        process.reading = asyncio.create_task(process.read())
-
-        def up() -> dict[str, Any] | None:
-            assert process.process.returncode is None, process.said
-            return process.heard("node ready")
-
-        ready = await eventually(up, within_s=20, what=f"{name} being ready")
-        assert ready is not None
-        process.url = ready["url"]
+        await process.ready("node ready")
         return process
 
     def at(self, node: Process) -> Stack:
