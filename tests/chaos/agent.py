@@ -25,6 +25,7 @@ from daemon.dev.tunnel import Execution, Tunnel
 from tests.chaos.gateway import LINE_BYTES
 
 AGENT = "agent-1"
+QUICK_S = 0.1
 RECONNECT_S = 0.2
 RECONNECT_MAX_S = 1.6
 READ_ONLY: Json = {"readOnlyHint": True, "idempotentHint": True}
@@ -63,6 +64,7 @@ class ChaosTools(ScriptedAgent):
         self.tool("lookup", self._slow, annotations=READ_ONLY)
 
     async def _quick(self, arguments: Json | None, emit: Emit) -> Json:
+        await asyncio.sleep(QUICK_S)
         return text_result("done")
 
     async def _slow(self, arguments: Json | None, emit: Emit) -> Json:

@@ -27,7 +27,7 @@ from daemon.store.migrate import migrate
 from tests.api.harness import QUICK, SECRET
 from tests.chaos.plan import NODES, Fault
 from tests.cluster.harness import TIMINGS, Process, spawn
-from tests.patience import let_pass
+from tests.patience import eventually, let_pass
 
 SETTINGS: dict[str, Any] = QUICK | TIMINGS | {"sse_heartbeat_s": 1, "ack_timeout_s": 5, "postgres_pool": 10}
 LEASE_TTL_S = float(SETTINGS["lease_ttl_s"])
@@ -86,6 +86,14 @@ class Plant:
             with contextlib.suppress(Exception):
                 _signal_tree(server.pid, signal.SIGCONT)
             await _in_thread(server.stop)
+
+    async def busy(self, target: str, *, within_s: float) -> bool:
+        """Whether the target still suffers from another fault after ``within_s``."""
+        try:
+            await eventually(lambda: not self._locks[target].locked(), within_s=within_s)
+        except AssertionError:
+            return True
+        return False
 
     async def hit(self, fault: Fault) -> None:
         """One fault from beginning to end; a target suffers one at a time."""

@@ -91,7 +91,7 @@ def _quick(*names: str) -> tuple[dict[str, Any], ...]:
 
 
 SCRIPTS: tuple[Script, ...] = (
-    Script(name="quick steps", steps=_quick("a", "b", "c", "d", "e", "f")),
+    Script(name="quick steps", steps=_quick(*"abcdefghij")),
     Script(
         name="approved",
         steps=(*_quick("a"), _step("b", "quick", approval_policy="manual"), *_quick("c", "d")),
