@@ -26,7 +26,7 @@ from daemon.dev.processes import free_port
 from daemon.store.migrate import migrate
 from tests.api.harness import QUICK, SECRET
 from tests.chaos.plan import NODES, Fault
-from tests.cluster.harness import TIMINGS, Process, spawn
+from tests.cluster.harness import TIMINGS, Nursery, Process
 from tests.patience import eventually, let_pass
 
 SETTINGS: dict[str, Any] = QUICK | TIMINGS | {"sse_heartbeat_s": 1, "ack_timeout_s": 5, "postgres_pool": 10}
@@ -49,7 +49,8 @@ CREATE TRIGGER chaos_takeover AFTER UPDATE ON workflow_runs FOR EACH ROW
 class Plant:
     """Everything that runs. Targets are named as in the plan."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, nursery: Nursery) -> None:
+        self.nursery = nursery
         self.home = home
         self.logs = home / "logs"
         self.logs.mkdir()
@@ -72,7 +73,9 @@ class Plant:
         await _in_thread(self._prepare_database)
         await self._begin("gateway")
         agent = ("--link", str(self.home / "link"), "--ledger", str(self.ledger))
-        self._processes["agent"] = await spawn("agent", "tests.chaos.agent", *agent, log=self.logs / "agent.log")
+        self._processes["agent"] = await self.nursery.bear(
+            "agent", "tests.chaos.agent", *agent, log=self.logs / "agent.log"
+        )
         await asyncio.gather(*(self._begin(name) for name in NODES))
 
     async def stop(self) -> None:
@@ -147,9 +150,13 @@ class Plant:
             if name == "gateway":
                 given = ("--link", str(self.home / "link"), "--results", str(self.home / "results.jsonl"))
                 port = ("--port", str(self._ports[name]))
-                process = await spawn(name, "tests.chaos.gateway", *port, *given, log=self.logs / f"{name}.log")
+                process = await self.nursery.bear(
+                    name, "tests.chaos.gateway", *port, *given, log=self.logs / f"{name}.log"
+                )
             else:
-                process = await spawn(name, "daemon", "serve", log=self.logs / f"{name}.log", **self._settings(name))
+                process = await self.nursery.bear(
+                    name, "daemon", "serve", log=self.logs / f"{name}.log", **self._settings(name)
+                )
             self._processes[name] = process
             try:
                 return await process.ready(f"{'gateway' if name == 'gateway' else 'node'} ready", within_s=START_S)
@@ -197,11 +204,12 @@ def _home() -> Path:
 @asynccontextmanager
 async def plant(keep: Callable[[], bool]) -> AsyncIterator[Plant]:
     """Everything started; on leaving all of it has ended, and its files are gone unless ``keep`` says otherwise."""
-    opened = Plant(_home())
-    try:
-        await opened.start()
-        yield opened
-    finally:
-        await opened.stop()
-        shutil.copy(opened.postgres.log_path, opened.logs)
-        shutil.rmtree(opened.home / "postgres" if keep() else opened.home, ignore_errors=True)
+    async with Nursery("daemon.node", "daemon.cli", "tests.chaos.gateway", "tests.chaos.agent") as nursery:
+        opened = Plant(_home(), nursery)
+        try:
+            await opened.start()
+            yield opened
+        finally:
+            await opened.stop()
+            shutil.copy(opened.postgres.log_path, opened.logs)
+            shutil.rmtree(opened.home / "postgres" if keep() else opened.home, ignore_errors=True)
