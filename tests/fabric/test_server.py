@@ -36,6 +36,41 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
         yield server
 
 
+def closed_this_instant(fabric: OverRedis) -> None:
+    """The idle connections end before anybody could notice."""
+    for connection in fabric.client.redis.connection_pool._available_connections:
+        connection._writer.transport.close()
+
+
+async def test_a_connection_that_ends_as_it_is_used_is_a_redis_that_does_not_answer(fabric: OverRedis) -> None:
+    """Then uvloop raises a RuntimeError, which is no defect of ours."""
+    run_id, inbox = new_run(), fabric.inbox()
+    await inbox.append([Post(run_id, "h", b"letter")])
+    closed_this_instant(fabric)
+    with pytest.raises(FabricUnavailable):
+        await inbox.append([Post(run_id, "h", b"letter")])
+    await inbox.append([Post(run_id, "h", b"letter")])
+
+
+# redis-py lets go of a writer without closing it where two tasks find its connection broken; Python closes it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_watcher_who_leaves_never_hears_that_the_ear_broke(fabric: OverRedis) -> None:
+    """The subscription breaks in the instant in which somebody leaves; who comes later is heard."""
+    ear, left, come = Ear(fabric), new_run(), new_run()
+    try:
+        await ear.bus.watch([left])
+        await ear.confirmed(left)
+        ear.bus._pubsub.connection._writer.transport.close()
+        await ear.bus.unwatch(left)
+        await eventually(lambda: not ear.bus._up.is_set(), what="the ear noticing")
+        await ear.bus.watch([come])
+        await ear.confirmed(come)
+        await tell(fabric, come)
+        await ear.hears((come, SOMETHING))
+    finally:
+        await ear.close()
+
+
 async def test_scripts_survive_a_script_flush(fabric: OverRedis) -> None:
     run_id, inbox, leases, role = new_run(), fabric.inbox(), fabric.leases(), fabric.role("n1")
     held = await held_by(fabric, "n1", run_id)

@@ -162,6 +162,14 @@ async def test_a_lane_told_of_its_end_before_the_connection_closes_goes_on(
     before = repeats()
     assert set((await far.write(story)).committed) == {story.run.id}
     assert repeats() > before
+    wire.may_close.set()
+
+
+async def test_a_lane_closes_without_the_word_of_a_server_that_stands_still(far: Book, wire: Wire) -> None:
+    """Its new connection is as deaf as the old one: neither may keep a node from ending."""
+    await ongoing(far)
+    wire.may_close.clear()
+    await far.lane.close()
 
 
 async def test_a_pool_told_of_an_end_before_the_connection_closes_says_unavailable(wire: Wire, other: Session) -> None:
