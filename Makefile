@@ -15,7 +15,7 @@ WHAT ?= upkeep
 # make chaos SEED=7 repeats a storm (empty: a new one); MINUTES: about how long all of it takes; RUNS: how many runs.
 SEED ?=
 MINUTES ?= 2
-RUNS ?= 208
+RUNS ?= 204
 
 UV := uv==0.13.9
 VENV := .venv
@@ -77,7 +77,7 @@ bench: $(READY) ## Measure (WHAT=upkeep: what owning runs and not owning them co
 	@exec $(PY) -m tests.bench.$(WHAT)
 
 .PHONY: chaos
-chaos: $(READY) ## Kill, stop and restart real processes under many runs (SEED=, MINUTES=2, RUNS=208)
+chaos: $(READY) ## Kill, stop and restart real processes under many runs (SEED=, MINUTES=2, RUNS=204)
 	@exec $(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --runs $(RUNS)
 
 ##@ Change

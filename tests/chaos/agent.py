@@ -61,6 +61,7 @@ class ChaosTools(ScriptedAgent):
         self.tool("failing", self._failing, annotations=DESTRUCTIVE)
         self.tool("failing_once", self._failing_once, annotations=DESTRUCTIVE)
         self.tool("chatty", self._chatty, annotations=DESTRUCTIVE)
+        self.tool("upsert", self._slow)
         self.tool("lookup", self._slow, annotations=READ_ONLY)
 
     async def _quick(self, arguments: Json | None, emit: Emit) -> Json:

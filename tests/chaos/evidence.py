@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from tests.chaos.people import People, Promises
-from tests.chaos.scripts import REPEATABLE, Script
+from tests.chaos.scripts import REPEATABLE, Script, Unknown
 
 ENDS = {"completed": "run.completed", "failed": "run.failed", "canceled": "run.canceled"}
 
@@ -63,7 +63,7 @@ class Life:
 
     run_id: str
     script: Script
-    runs_again: bool
+    at_unknown: Unknown
     status: str
     reason: str | None
     last_seq: int
@@ -107,6 +107,12 @@ class Evidence:
                 else:
                     doubled.append(f"run {after.run_id}: {before} and {after} were both executed, and nobody said so")
         return doubled, by_word
+
+    def harmless(self) -> int:
+        """Executions of repeatable tools after the first of their step, whoever wanted them."""
+        of = {one.req_id: (one.run_id, one.step_index) for one in self.attempts}
+        executed = Counter(of.get(call.req_id) for call in self.ledger if call.tool in REPEATABLE)
+        return sum(count - 1 for count in executed.values())
 
     def _resumed_between(self, before: Attempt, after: Attempt) -> bool:
         seqs = {event.payload.get("req_id"): event.seq for event in self._intents(after.run_id)}
@@ -174,7 +180,7 @@ class Evidence:
 
 def _faults_of(life: Life) -> Iterator[str]:
     """The laws of one run's log, and of its end."""
-    if not life.script.accepts((life.status, life.reason), runs_again=life.runs_again):
+    if not life.script.accepts((life.status, life.reason), at_unknown=life.at_unknown):
         yield f"run {life.run_id} ({life.script.name}) ended {life.status}, {life.reason}"
     if [event.seq for event in life.events] != list(range(1, life.last_seq + 1)):
         yield f"run {life.run_id}: its log is not dense up to {life.last_seq}"
@@ -198,7 +204,7 @@ async def gather(connection: asyncpg.Connection[asyncpg.Record], people: People,
         person = persons[row["id"]]
         assert person.watcher is not None
         seen = [Event(e["seq"], e["event_type"], e["payload"]) for e in person.watcher.events]
-        life = Life(row["id"], person.script, person.runs_again, *list(row)[1:], seen=seen)
+        life = Life(row["id"], person.script, person.at_unknown, *list(row)[1:], seen=seen)
         lives[row["id"]] = life
     rows = await connection.fetch(
         "SELECT run_id::text, seq, event_type, payload FROM workflow_run_events ORDER BY 1, 2"
@@ -241,6 +247,7 @@ def figures(evidence: Evidence, hits: Mapping[str, int], more: Mapping[str, Any]
         ("takeovers", evidence.takeovers),
         ("unknown", sum(one.state == "unknown" for one in evidence.attempts)),
         ("repeated by a person's word", by_word),
+        ("repeated because harmless", evidence.harmless()),
         ("commands", sum(word.kind != "start" for word in evidence.words)),
         ("events", sum(len(life.events) for life in evidence.lives.values())),
         *more.items(),

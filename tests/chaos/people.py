@@ -18,12 +18,13 @@ from typing import Any
 import aiohttp
 
 from tests.api.harness import Answer
-from tests.chaos.scripts import SCRIPTS, Move, Script
+from tests.chaos.scripts import SCRIPTS, Move, Script, Unknown
 from tests.chaos.watcher import Watcher
 from tests.patience import eventually, let_pass
 
 PAUSE_S = 0.3
 """Between two tries of one person."""
+AT_UNKNOWN: tuple[Unknown, ...] = ("resume", "resume", "skip", "mark-done", "leave")
 LOOK_S = 3.0
 """A person looks at the run this often though its stream says nothing; one who has nothing left to do, seldom."""
 SELDOM_S = 15.0
@@ -89,9 +90,9 @@ class Doors:
 class Person:
     """One person with one run. ``rests``: nothing is left to do or to wait for."""
 
-    def __init__(self, people: People, script: Script, *, runs_again: bool, run_id: str = "") -> None:
+    def __init__(self, people: People, script: Script, *, at_unknown: Unknown, run_id: str = "") -> None:
         self.script = script
-        self.runs_again = runs_again
+        self.at_unknown = at_unknown
         self.run_id = run_id
         self.rests = False
         self.watcher: Watcher | None = None
@@ -109,10 +110,10 @@ class Person:
         while True:
             self.watcher.news.clear()
             run = await doors.read(f"/v1/workflow-runs/{self.run_id}")
-            self.rests = self.script.rests(run, runs_again=self.runs_again)
+            self.rests = self.script.rests(run, at_unknown=self.at_unknown)
             if run["status"] in ("completed", "failed", "canceled"):
                 return
-            move = self.script.move(run, runs_again=self.runs_again)
+            move = self.script.move(run, at_unknown=self.at_unknown)
             if move is not None:
                 await self._decide(move)
                 await let_pass(PAUSE_S)
@@ -129,7 +130,8 @@ class Person:
     async def _decide(self, move: Move) -> None:
         """Ask one node once; the run is read again before anything is asked again."""
         doors, promises, (verb, body) = self._people.doors, self._people.promises, move
-        promises.asked[self.run_id, verb] += 1
+        kind = verb.replace("-", "_")
+        promises.asked[self.run_id, kind] += 1
         path = f"/v1/workflow-runs/{self.run_id}/{verb}"
         for base in doors.any_order():
             try:
@@ -145,7 +147,7 @@ class Person:
         promises.answers[str(answer.status)] += 1
         assert answer.status in (200, 202, 409) or answer.status >= 500, f"POST {path}: {answer}"
         if answer.status == 200:
-            promises.applied[self.run_id, verb] += 1
+            promises.applied[self.run_id, kind] += 1
         if answer.status == 202:
             location = answer.headers["Location"]
             promises.accepted.add(location.rpartition("/")[2])
@@ -185,7 +187,7 @@ class People:
         """``count`` people with a script each, evenly over ``seconds``."""
         chance = random.Random(f"people of {seed}")
         for number in range(count):
-            person = Person(self, SCRIPTS[number % len(SCRIPTS)], runs_again=chance.random() < 0.5)
+            person = Person(self, SCRIPTS[number % len(SCRIPTS)], at_unknown=chance.choice(AT_UNKNOWN))
             self.persons.append(person)
             self.begin(person.live())
             await let_pass(seconds / count)
@@ -195,7 +197,7 @@ class People:
         scripts = {self.workflows[script.name]: script for script in SCRIPTS}
         strangers = runs.keys() - {person.run_id for person in self.persons}
         for run_id in sorted(strangers):
-            person = Person(self, scripts[runs[run_id]], runs_again=True, run_id=run_id)
+            person = Person(self, scripts[runs[run_id]], at_unknown="resume", run_id=run_id)
             self.persons.append(person)
             self.begin(person.live())
         return len(strangers)

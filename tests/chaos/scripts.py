@@ -1,8 +1,8 @@
 """The scripts of the runs: what each calls, what its person does at each pause, and how it must end. Pure.
 
 What the storm adds is the same for all: a step that failed though its tool did not (nobody was there to be called) is
-tried again by its person; a call whose outcome nobody knows is run again by the word of half of them, and left as it is
-by the others.
+tried again by its person; of a call whose outcome nobody knows some say that it shall run again, others skip it or mark
+it as done, and the rest leave it as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tests.api.harness import step
 from tests.chaos.agent import AGENT
 
 Do = Literal["approve", "reject", "resume", "cancel", "leave"]
+Unknown = Literal["resume", "skip", "mark-done", "leave"]
+"""What a person does about an outcome that nobody knows."""
 Move = tuple[str, dict[str, Any]]
 """A verb of the API and its body."""
 End = tuple[str, str | None]
@@ -24,7 +26,7 @@ End = tuple[str, str | None]
 QUICK_MS = 8_000
 SLOW_MS = 12_000
 OVERLONG_MS = 700
-REPEATABLE = frozenset({"lookup"})
+REPEATABLE = frozenset({"lookup", "upsert"})
 """Tools declared read-only or idempotent: the engine may call them again by itself."""
 UNKNOWN: End = ("paused", "outcome_unknown")
 COMPLETED: End = ("completed", None)
@@ -45,8 +47,8 @@ class Script:
     at_failure: Mapping[str, Do] = field(default_factory=lambda: MappingProxyType({}))
     cancels_at: str | None = None
 
-    def move(self, run: Mapping[str, Any], *, runs_again: bool) -> Move | None:
-        """What its person does now, having read the run; None: nothing. ``runs_again``: at an unknown outcome."""
+    def move(self, run: Mapping[str, Any], *, at_unknown: Unknown) -> Move | None:
+        """What its person does now, having read the run; None: nothing."""
         if run["status"] in ("completed", "failed", "canceled"):
             return None
         if self.cancels_at is not None and run["steps_state"][self.cancels_at]["attempts"]:
@@ -59,25 +61,38 @@ class Script:
                 return _move(self.at_approval[step_id], step_id)
             case "step_failed":
                 return _move(self.at_failure.get(step_id, "resume"), step_id)
-            case "outcome_unknown" if runs_again:
-                return ("resume", {"confirm": "run_again"})
+            case "outcome_unknown":
+                return _at_unknown(at_unknown, step_id)
         return None
 
-    def rests(self, run: Mapping[str, Any], *, runs_again: bool) -> bool:
+    def rests(self, run: Mapping[str, Any], *, at_unknown: Unknown) -> bool:
         """Whether nothing is left to do or to wait for: the run has ended, or its person leaves it as it is."""
         if run["status"] == "running":
             return False
-        return self.move(run, runs_again=runs_again) is None
+        return self.move(run, at_unknown=at_unknown) is None
 
-    def accepts(self, end: End, *, runs_again: bool) -> bool:
-        """Whether a run of this script may end so."""
-        return end in self.ends or (end == UNKNOWN and not runs_again)
+    def accepts(self, end: End, *, at_unknown: Unknown) -> bool:
+        """Whether a run of this script may end so. Who skips what is unknown never comes to see whether it fails."""
+        if end in self.ends or (end == UNKNOWN and at_unknown == "leave"):
+            return True
+        return end == COMPLETED and at_unknown in ("skip", "mark-done") and "leave" in self.at_failure.values()
 
 
 def _move(do: Do, step_id: str) -> Move | None:
     if do == "leave":
         return None
     return (do, {"step_id": step_id} if do in ("approve", "reject") else {})
+
+
+def _at_unknown(do: Unknown, step_id: str) -> Move | None:
+    match do:
+        case "resume":
+            return (do, {"confirm": "run_again"})
+        case "skip":
+            return (do, {"step_id": step_id})
+        case "mark-done":
+            return (do, {"step_id": step_id, "note": "I looked: it is done"})
+    return None
 
 
 def _step(step_id: str, tool: str, *, seconds: float | None = None, **more: Any) -> dict[str, Any]:
@@ -150,6 +165,10 @@ SCRIPTS: tuple[Script, ...] = (
         ends=frozenset({("paused", "step_failed")}),
     ),
     Script(name="read-only", steps=tuple(_step(name, "lookup", seconds=0.5) for name in ("a", "b", "c", "d"))),
+    Script(
+        name="declared idempotent",
+        steps=tuple(_step(name, "upsert", seconds=0.5, idempotent=True) for name in ("a", "b", "c", "d")),
+    ),
     Script(
         name="chatty",
         steps=(_step("a", "chatty", arguments={"lines": 400, "pace_s": 0.005}, timeout_ms=SLOW_MS), *_quick("b")),

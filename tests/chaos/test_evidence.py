@@ -27,7 +27,7 @@ def blameless() -> Evidence:
         ("run.completed", {}),
     ]
     events = [Event(seq, kind, payload) for seq, (kind, payload) in enumerate(told, 1)]
-    life = Life(RUN, SCRIPTS[0], True, "completed", None, len(events), events, list(events))
+    life = Life(RUN, SCRIPTS[0], "resume", "completed", None, len(events), events, list(events))
     promises = Promises(created={RUN}, accepted={"resume-1"})
     promises.asked[RUN, "resume"] = promises.applied[RUN, "resume"] = 1
     return Evidence(
@@ -101,6 +101,7 @@ CRIMES: dict[str, tuple[Callable[[Evidence], object], str]] = {
 def test_blameless_evidence_has_no_fault() -> None:
     evidence = blameless()
     assert evidence.faults() == []
+    assert evidence.harmless() == 0
     assert evidence.repeated() == ([], 1)
 
 
@@ -117,3 +118,4 @@ def test_a_tool_that_may_be_repeated_may_be_repeated() -> None:
     _renumbered(evidence, "run.resumed")
     evidence.ledger = [call._replace(tool="lookup") for call in evidence.ledger]
     assert evidence.faults() == []
+    assert evidence.harmless() == 1
