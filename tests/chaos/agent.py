@@ -25,7 +25,7 @@ from daemon.dev.tunnel import Execution, Tunnel
 from tests.chaos.gateway import LINE_BYTES
 
 AGENT = "agent-1"
-QUICK_S = 0.1
+QUICK_S = 0.2
 RECONNECT_S = 0.2
 RECONNECT_MAX_S = 1.6
 READ_ONLY: Json = {"readOnlyHint": True, "idempotentHint": True}

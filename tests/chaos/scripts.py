@@ -128,8 +128,8 @@ SCRIPTS: tuple[Script, ...] = (
         steps=(_step("a", "quick", approval_policy="manual", on_error="continue"), *_quick("b", "c")),
         at_approval={"a": "reject"},
     ),
-    Script(name="slow", steps=(*_quick("a"), _step("b", "slow", seconds=4.0), *_quick("c"))),
-    Script(name="stubborn", steps=(_step("a", "stubborn", seconds=2.5), *_quick("b"))),
+    Script(name="slow", steps=tuple(_step(name, "slow", seconds=2.5) for name in ("a", "b", "c"))),
+    Script(name="stubborn", steps=(_step("a", "stubborn", seconds=2.5), _step("b", "slow", seconds=2.5))),
     Script(
         name="canceled while a tool runs",
         steps=(*_quick("a"), _step("b", "slow", seconds=3.0), _step("c", "quick", approval_policy="manual")),
@@ -164,10 +164,10 @@ SCRIPTS: tuple[Script, ...] = (
         at_failure={"a": "leave"},
         ends=frozenset({("paused", "step_failed")}),
     ),
-    Script(name="read-only", steps=tuple(_step(name, "lookup", seconds=0.5) for name in ("a", "b", "c", "d"))),
+    Script(name="read-only", steps=tuple(_step(name, "lookup", seconds=1.0) for name in ("a", "b", "c", "d"))),
     Script(
         name="declared idempotent",
-        steps=tuple(_step(name, "upsert", seconds=0.5, idempotent=True) for name in ("a", "b", "c", "d")),
+        steps=tuple(_step(name, "upsert", seconds=1.0, idempotent=True) for name in ("a", "b", "c", "d")),
     ),
     Script(
         name="chatty",
