@@ -51,17 +51,15 @@ class Link:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.connected_at = self.last_seen_at = int(time.time())
         self.tools: list[Json] | None = None
+        self.online = True
         self._writer = writer
 
     def send(self, message: Json) -> None:
         if not self._writer.is_closing():
             self._writer.write(encode(message) + b"\n")
 
-    def invoke(self, invoke: Json) -> None:
-        self.send(invoke)
-
-    def cancel(self, req_id: str) -> None:
-        self.send({"v": 1, "type": "CANCEL", "req_id": req_id, "payload": {}})
+    async def deliver(self, letter: Json) -> None:
+        self.send(letter)
 
     async def close(self) -> None:
         self._writer.close()
