@@ -1,7 +1,7 @@
 """Which facts ``settle`` wants before it may go on; the runtime fetches them, the events record what was used.
 
-Today every intent wants one fact: whether somebody is subscribed to the Gateway's events (an intent without a listener
-could lose its RESULT). Grants, policies and earlier results will join here.
+Today every intent wants one fact: whether somebody hears the events of the Gateway that has the step's agent (an intent
+without a listener could lose its RESULT). Grants, policies and earlier results will join here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ class Facts:
 
     epoch: Epoch
     gateway_ready: bool
+    """Whether this node may intend calls at all."""
     limits: Limits
+    unheard: frozenset[str] = frozenset()
+    """Of the agents in ``Needs``, those whose Gateway nobody hears."""
+
+    def ready_for(self, agent_id: str) -> bool:
+        """Whether a call to this agent may be intended."""
+        return self.gateway_ready and agent_id not in self.unheard
 
 
 def needs(run: Run) -> Needs:

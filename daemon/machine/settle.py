@@ -129,7 +129,7 @@ def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
         return ()
     if attempt.retry_at is None or now < attempt.retry_at:
         return ()
-    if not facts.gateway_ready:
+    if not facts.ready_for(run.spec.steps[attempt.step_index].tool_config.agent_id):
         return (_nobody_listens(attempt, now, facts.limits),)
     return (_intend(run, attempt.index, now, facts),)
 
@@ -141,7 +141,7 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     if run.step.manual and state.approved_at is None:
         return (StepPaused(step_index=run.step_index, paused_reason="awaiting_approval"),)
     intent = _intend(run, state.attempts, now, facts)
-    if facts.gateway_ready:
+    if facts.ready_for(run.step.tool_config.agent_id):
         return (intent,)
     attempt = evolve(run, intent, now).attempt
     assert attempt is not None  # noqa: S101 - an intent always leaves one

@@ -15,7 +15,7 @@ from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.machine.commands import Command, Entry, Letter, Sent, Urgency
 from daemon.machine.effects import Effect
-from daemon.machine.needs import Facts
+from daemon.machine.needs import Facts, needs
 from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
 from daemon.runtime.actor import Actor, Turn
@@ -129,7 +129,10 @@ class Host:
     def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command]) -> None:
         telemetry.turns.inc()
         facts = Facts(
-            epoch=actor.epoch, gateway_ready=self._intending and self._weather.subscribed, limits=self._limits
+            epoch=actor.epoch,
+            gateway_ready=self._intending,
+            limits=self._limits,
+            unheard=self._weather.unheard(needs(actor.run).agents),
         )
         try:
             turn = actor.turn(letters, commands, self._clock.now(), facts)
