@@ -6,20 +6,47 @@ What really ran is counted over both ledgers. Nothing of ours is replaced.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 from daemon import telemetry
-from daemon.config import load
+from daemon.config import Settings, load
 from daemon.dev.embedded import EmbeddedValkey
+from daemon.dev.envelope import Json
 from daemon.dev.gateway_redis import RedisMode
 from tests.api.harness import QUICK, LoudGateway, Stack, Tools, serving
 from tests.patience import eventually
+
+
+class Fickle(LoudGateway):
+    """A dev Gateway whose event streams may bring nothing or not open, and whose POST hangs for frozen agents."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.mute = False
+        self.closed = False
+        self.frozen: set[str] = set()
+        self.hanging = 0
+
+    def _offer(self, event: Json, encoded: bytes) -> None:
+        if not self.mute:
+            super()._offer(event, encoded)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503) if self.closed else await super()._events(request)
+
+    async def _invoke(self, request: web.Request) -> web.StreamResponse:
+        if json.loads(await request.read())["agent_id"] in self.frozen:
+            self.hanging += 1
+            await asyncio.Event().wait()
+        return await super()._invoke(request)
 
 
 @dataclass(slots=True)
@@ -27,11 +54,12 @@ class World:
     """``live`` speaks to the node; ``agents`` by id say which Gateway they are to be found at (``at``)."""
 
     live: Stack
-    gateways: dict[str, LoudGateway]
+    gateways: dict[str, Fickle]
     agents: dict[str, Tools]
     at: dict[str, str] = field(default_factory=dict)
     server: EmbeddedValkey | None = None
     """The Gateways' own Valkey."""
+    settings: Settings | None = None
 
     async def connect(self, agent_id: str, gateway: str) -> None:
         self.at[agent_id] = gateway
@@ -74,20 +102,6 @@ class World:
             assert request.transport is not None
             request.transport.abort()
 
-    @contextmanager
-    def deaf_stream(self, gateway: str) -> Iterator[None]:
-        """The Gateway's event streams stay open and bring nothing."""
-        one = self.gateways[gateway]
-        real, one._offer = one._offer, lambda _event, _encoded: None  # type: ignore[method-assign] # on purpose
-        if one._redis is not None:
-            one._redis._offer = one._offer
-        try:
-            yield
-        finally:
-            one._offer = real  # type: ignore[method-assign] # put back
-            if one._redis is not None:
-                one._redis._offer = real
-
     async def log_lines(self, run_id: str) -> list[str]:
         """What the tools said, line by line."""
         events = await self.live.log(run_id)
@@ -107,9 +121,7 @@ async def world(
     """``agent-1`` is at ``a`` and ``agent-2`` at ``b``; with a ``server`` both Gateways are in Redis mode over it."""
     tools = {agent_id: Tools(agent_id) for agent_id in ("agent-1", "agent-2")}
     results = more.pop("results", True)
-    gateways = {
-        name: LoudGateway(results=results, redis=RedisMode(server.url, name) if server else None) for name in "ab"
-    }
+    gateways = {name: Fickle(results=results, redis=RedisMode(server.url, name) if server else None) for name in "ab"}
     try:
         urls = {name: await gateway.start() for name, gateway in gateways.items()}
         where = {"postgres_url": database, "redis_url": redis_url, "redis_prefix": redis_prefix}
@@ -121,7 +133,7 @@ async def world(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
         ):
             live = Stack(node.url, http, gateways["a"], tools["agent-1"], database, settings, node)
-            made = World(live, gateways, tools, server=server)
+            made = World(live, gateways, tools, server=server, settings=settings)
             await made.connect("agent-1", "a")
             await made.connect("agent-2", "b")
             await made.heard(a=True, b=True, **({"redis": True} if server else {}))
