@@ -152,7 +152,8 @@ class Invoker:
 
     async def post(self, request: bytes, agent_id: str, may_send: Callable[[], bool] | None = None) -> Answer:
         """Sends once and returns the complete answer; raises NotSent or MaybeSent."""
-        async with self._turnstile.turn(agent_id):
+        await self._turnstile.enter(agent_id)
+        try:
             connection = self._take_idle() or await self._connect()
             try:
                 if may_send is not None and not may_send():
@@ -160,6 +161,8 @@ class Invoker:
                 return await self._answer(connection.send(request))
             finally:
                 self._put_back(connection)
+        finally:
+            self._turnstile.leave(agent_id)
 
     def begin_no_more(self) -> None:
         """Those who wait for a place are refused at once, and whoever comes later."""

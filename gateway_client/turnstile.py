@@ -5,40 +5,47 @@ take the connections of its neighbours. Whoever waits here has written nothing, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Final
 
 from gateway_client.errors import NotSent
 
+_LANES_KEPT: Final = 1000
+
 
 class Turnstile:
-    """`per_agent` of None sets no bound, `patience_s` of None waits for ever."""
+    """`per_agent` of None sets no bound, `patience_s` of None waits for ever. Each `enter` is followed by a `leave`."""
 
     def __init__(self, *, in_all: int, per_agent: int | None, patience_s: float | None) -> None:
         self._in_all = in_all
         self._per_agent = min(per_agent or in_all, in_all)
         self._patience_s = patience_s
         self._places = asyncio.Semaphore(in_all)
-        self._lanes: dict[str, _Lane] = {}  # of the agents that somebody calls or wants to call
+        self._lanes: dict[str, _Lane] = {}
         self._waiting: set[asyncio.Timeout] = set()
         self._shut = False
 
-    @asynccontextmanager
-    async def turn(self, agent_id: str) -> AsyncIterator[None]:
-        """Around one call. Raises NotSent: `agent_busy`, `gateway_unavailable`, or `not_permitted` once shut."""
-        lane = self._lanes.setdefault(agent_id, _Lane(self._per_agent))
+    async def enter(self, agent_id: str) -> None:
+        """Before a call. Raises NotSent: `agent_busy`, `gateway_unavailable`, or `not_permitted` once shut."""
+        if self._shut:
+            raise NotSent("not_permitted", "no call is begun any more")
+        lane = self._lanes.get(agent_id) or self._lane(agent_id)
         lane.users += 1
+        if not lane.places.locked() and not self._places.locked():  # then neither of these waits
+            await lane.places.acquire()
+            await self._places.acquire()
+            return
         try:
-            await self._enter(lane, agent_id)
-            try:
-                yield
-            finally:
-                self._places.release()
-                lane.places.release()
-        finally:
+            await self._wait(lane, agent_id)
+        except BaseException:
             lane.users -= 1
-            if not lane.users:
-                del self._lanes[agent_id]
+            raise
+
+    def leave(self, agent_id: str) -> None:
+        """After it, however it ended."""
+        lane = self._lanes[agent_id]
+        lane.users -= 1
+        self._places.release()
+        lane.places.release()
 
     def shut(self) -> None:
         """From now on nobody begins; those who wait are refused at once."""
@@ -46,10 +53,8 @@ class Turnstile:
         for wait in self._waiting:
             wait.reschedule(asyncio.get_running_loop().time())
 
-    async def _enter(self, lane: "_Lane", agent_id: str) -> None:
+    async def _wait(self, lane: "_Lane", agent_id: str) -> None:
         """The agent's place first: who waits for a busy agent must not hold a place that another could use."""
-        if self._shut:
-            raise NotSent("not_permitted", "no call is begun any more")
         in_lane = False
         try:
             async with asyncio.timeout(self._patience_s) as wait:
@@ -67,6 +72,13 @@ class Turnstile:
                 raise self._refusal(agent_id, in_lane=in_lane) from None
             raise
 
+    def _lane(self, agent_id: str) -> "_Lane":
+        """Lanes that nobody uses are forgotten when there are many; it costs less than making one for each call."""
+        if len(self._lanes) >= _LANES_KEPT:
+            self._lanes = {agent: lane for agent, lane in self._lanes.items() if lane.users}
+        lane = self._lanes[agent_id] = _Lane(self._per_agent)
+        return lane
+
     def _refusal(self, agent_id: str, *, in_lane: bool) -> NotSent:
         if self._shut:
             return NotSent("not_permitted", "no call is begun any more")
@@ -78,4 +90,4 @@ class Turnstile:
 class _Lane:
     def __init__(self, places: int) -> None:
         self.places = asyncio.Semaphore(places)
-        self.users = 0
+        self.users = 0  # that call the agent, or wait to

@@ -37,6 +37,11 @@ class Hearing:
         self.ears = ears
         self._directory = directory
 
+    @property
+    def all_heard(self) -> bool:
+        """Whether every Gateway is heard by its own stream, as nearly always."""
+        return all(ear.subscribed for ear in self.ears.values())
+
     def unheard(self, agents: frozenset[str]) -> frozenset[str]:
         """Those of the agents whose Gateway nobody hears, neither by its stream nor through Redis.
 

@@ -132,7 +132,7 @@ class Host:
             epoch=actor.epoch,
             gateway_ready=self._intending,
             limits=self._limits,
-            unheard=self._weather.unheard(needs(actor.run).agents),
+            unheard=frozenset() if self._weather.all_heard else self._weather.unheard(needs(actor.run).agents),
         )
         try:
             turn = actor.turn(letters, commands, self._clock.now(), facts)

@@ -58,6 +58,8 @@ async def test_a_step_on_a_living_gateway_does_not_wait_for_the_next_ones_dead_o
         run_id = await plain.live.start(step("lives", agent="agent-2"), step("dead"))
         run = await plain.live.until(run_id, "paused")
         assert [attempt["ok"] for attempt in run["steps_state"]["lives"]["attempts"]] == [True]
+        types = [event["event_type"] for event in await plain.live.log(run_id)]
+        assert types.index("step.completed") < types.index("tool.unsent")
         assert run["steps_state"]["dead"]["attempts"][0]["error"]["code"] == "gateway_unavailable"
         assert plain.ran() == [("b", "ok")]
 
