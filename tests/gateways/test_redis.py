@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
 from redis.asyncio import Redis
 
 from tests.api.harness import step
+from tests.cluster.harness import runner_of
 from tests.gateways.world import World, count
 from tests.patience import eventually, let_pass
 
@@ -25,7 +27,12 @@ async def groups_of(world: World, gateway: str) -> bool:
         return bool(await redis.exists(f"bridge:cmd:{gateway}"))
 
 
-async def test_a_run_over_both_gateways_logs_each_line_once_though_each_event_comes_twice(shared: World) -> None:
+@pytest.mark.parametrize("older", ["a", "*"])
+async def test_a_run_over_both_gateways_logs_each_line_once_though_each_event_comes_twice(
+    shared: World, older: str
+) -> None:
+    """Whichever ear has held its role for longer: the machine orders lines by the term of who heard them."""
+    runner_of(shared.live)._hearing.ears[older]._term = 1
     both = [count(ENVELOPES, gateway=name, type="CHUNK") for name in "a*"]
     run_id = await shared.live.start(step("one", "streaming", arguments={"lines": 40}), step("two", agent="agent-2"))
     await shared.live.at_rest(run_id, "completed", "two")
