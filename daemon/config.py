@@ -171,7 +171,7 @@ class Gateway(Group):
 
     gateway_url: Annotated[str, AfterValidator(_gateway_urls)] = Field(
         description="Base URL of the Gateway's internal HTTP side. Several: `id=url,id=url` with the `--gateway-id` of "
-        "each, or plain URLs."
+        "each, or plain URLs; the same on every node."
     )
     gateway_token: SecretStr = Field(SecretStr(""), description="Sent as X-Internal-Token, to each of them.")
     gateway_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(

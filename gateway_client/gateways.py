@@ -74,10 +74,18 @@ class Gateways:
                 return await self.redis.result(req_id)
             except Unavailable:
                 pass  # a Gateway may have a better connection to it
-        answers = await asyncio.gather(*(self._result(name, req_id) for name in self.clients))
-        for answer in answers:
-            if isinstance(answer, Envelope):
-                return answer
+        answers: list[GatewayError | None] = []
+        asking = [asyncio.create_task(self._result(name, req_id)) for name in self.clients]
+        try:
+            for one in asyncio.as_completed(asking):
+                answer = await one
+                if isinstance(answer, Envelope):
+                    return answer  # whoever hangs need not be waited for
+                answers.append(answer)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
         faults = [answer for answer in answers if isinstance(answer, GatewayError)]
         silent = [fault for fault in faults if not isinstance(fault, ResultsUnsupported)]
         # In Redis mode the Gateways share one store, so one that answers speaks for all. Without Redis none has one.

@@ -225,7 +225,7 @@ class Ingest:
         """
         if run_of(envelope.req_id) is not None:
             telemetry.invoke_failed.inc()
-            log.warning("INVOKE_FAILED about a call of ours", req_id=envelope.req_id, agent_id=envelope.agent_id)
+            log.info("INVOKE_FAILED about a call of ours", req_id=envelope.req_id, agent_id=envelope.agent_id)
 
     async def _append(self, envelopes: Sequence[Envelope]) -> None:
         """All letters of one read in one call, repeated until Redis has them."""

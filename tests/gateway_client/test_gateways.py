@@ -225,6 +225,11 @@ async def test_a_result_is_asked_for_everywhere_and_none_means_that_everybody_wa
             assert await gateways.result("r1") == answer
 
 
+async def test_a_result_is_not_held_up_by_a_gateway_that_hangs(serve):
+    async with aclosing(await several(serve, a=Site(silent=True), b=Site(results=HERE))) as gateways:
+        assert await asyncio.wait_for(gateways.result("r1"), 2) == ENVELOPE
+
+
 async def test_a_result_is_read_from_redis_and_no_gateway_is_asked(serve, redis_url):
     a = Site(results=BROKEN)
     async with aclosing(await several(serve, redis=GatewayRedis(redis_url), a=a, b=Site())) as gateways:
