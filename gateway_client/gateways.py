@@ -12,7 +12,7 @@ from typing import Final
 from gateway_client.client import GatewayClient
 from gateway_client.directory import Directory
 from gateway_client.errors import GatewayError, MaybeSent, NotSent, ResultsUnsupported, Unavailable
-from gateway_client.models import Envelope, Invocation
+from gateway_client.models import Envelope, Invocation, ToolInfo
 from gateway_client.registry import GatewayRedis
 
 _GONE: Final = frozenset({"agent_offline", "gateway_unavailable"})
@@ -62,6 +62,16 @@ class Gateways:
             await client.cancel(req_id, agent_id, reason)
 
         return await self._at_its_gateway(agent_id, carry)
+
+    async def tools(self, agent_id: str) -> list[ToolInfo]:
+        """As `GatewayClient.tools`, at the Gateway that holds the agent. Raises NotSent, Unavailable."""
+        found: list[ToolInfo] = []
+
+        async def carry(client: GatewayClient) -> None:
+            found.extend(await client.tools(agent_id))
+
+        await self._at_its_gateway(agent_id, carry)
+        return found
 
     async def result(self, req_id: str) -> Envelope | None:
         """The stored RESULT, from the Gateways' Redis or, where that is not given or not there, from any Gateway.

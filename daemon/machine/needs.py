@@ -1,26 +1,31 @@
 """Which facts ``settle`` wants before it may go on; the runtime fetches them, the events record what was used.
 
-Today every intent wants one fact: whether somebody hears the events of the Gateway that has the step's agent (an intent
-without a listener could lose its RESULT). Grants, policies and earlier results will join here.
+Every intent wants to know whether somebody hears the events of the Gateway that has the step's agent (without a
+listener its RESULT could be lost); an attempt of unknown outcome, whether its tool declares itself harmless to repeat.
+Grants, policies and earlier results will join here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct, field
 
 from daemon.machine.commands import Epoch
 from daemon.machine.state import Limits, Run
 
+Hint = Literal["read_only", "idempotent"]
+"""What a tool says of itself in its MCP annotations; absent: that it may change things, each time anew."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+
+class Needs(Struct, frozen=True, kw_only=True):
     """``agents``: those whose Gateway must be asked about before the next turn's intents."""
 
     agents: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What the runtime found. ``epoch`` is the claim under which new intents are made."""
 
     epoch: Epoch
@@ -29,6 +34,8 @@ class Facts:
     limits: Limits
     unheard: frozenset[str] = frozenset()
     """Of the agents in ``Needs``, those whose Gateway nobody hears."""
+    hints: Mapping[tuple[str, str], Hint] = field(default_factory=dict)
+    """By (agent, tool); of a tool that is not known there, nothing is assumed."""
 
     def ready_for(self, agent_id: str) -> bool:
         """Whether a call to this agent may be intended."""

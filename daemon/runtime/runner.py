@@ -22,6 +22,7 @@ from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
 from daemon.machine.state import Limits
+from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
 from daemon.runtime.hearing import open_ears
@@ -53,6 +54,7 @@ class Runner:
         ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
         residents = Residents(time.monotonic, hold_s=runtime.log_hold_s)
         self._dispatch = GatewayDispatch(gateways)
+        self._catalogue = Catalogue(gateways.tools, time.monotonic)
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -83,6 +85,7 @@ class Runner:
             ownership=self._ownership,
             dispatch=self._dispatch,
             weather=self._hearing,
+            tools=self._catalogue,
             limits=_limits(settings),
             lease_ttl_s=ttl_s,
             linger_s=runtime.linger_s,
@@ -150,6 +153,7 @@ class Runner:
         await self._presence.leave()
         await self._sweep.leave()
         await self._hearing.leave()
+        await self._catalogue.close()
 
     async def _quiet(self) -> None:
         try:

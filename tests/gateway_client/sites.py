@@ -37,6 +37,9 @@ class Site:
                 continue
             if "/results/" in request.line:
                 await peer.answer(*self.results)
+            elif "/tools" in request.line:
+                known = any(f"/{name}/tools" in request.line for name in self.agents.keys() - self.ghosts)
+                await (peer.answer(200, {"tools": [{"name": "t"}]}) if known else peer.answer(404, OFFLINE))
             elif request.line.startswith("GET"):
                 await peer.answer(200, {"agents": self._listed()})
             elif request.json["agent_id"] in self.agents.keys() - self.ghosts:

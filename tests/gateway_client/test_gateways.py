@@ -53,6 +53,18 @@ async def test_a_call_and_its_cancel_go_to_the_gateway_that_lists_the_agent_as_o
     assert (a.asked("agents"), b.asked("agents")) == (1, 1)
 
 
+async def test_the_tools_of_an_agent_are_asked_for_where_it_is_also_after_it_moved(serve):
+    a, b = Site({"agent-1": 1}), Site()
+    async with aclosing(await several(serve, a=a, b=b)) as gateways:
+        assert [tool.name for tool in await gateways.tools("agent-1")] == ["t"]
+        b.agents, a.agents = {"agent-1": 2}, {}
+        assert [tool.name for tool in await gateways.tools("agent-1")] == ["t"]
+        with pytest.raises(NotSent) as caught:
+            await gateways.tools("nobody")
+    assert caught.value.code == "agent_offline"
+    assert (a.asked("tools"), b.asked("tools")) == (2, 1)
+
+
 async def test_of_two_that_list_the_agent_the_later_connection_is_called(serve):
     a, b = Site({"agent-1": 5}), Site({"agent-1": 7})
     async with aclosing(await several(serve, a=a, b=b)) as gateways:
