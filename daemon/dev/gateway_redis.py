@@ -200,7 +200,7 @@ class RedisMode:
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         tunnel = self._tunnel_of(agent_id)
-        if tunnel is None:
+        if tunnel is None or not tunnel.online:
             failed = encode(envelope("INVOKE_FAILED", agent_id, req_id, {"error": "agent_offline"}))
             await self._redis.publish(CHANNEL, failed)
             await self._redis.publish(f"{CHANNEL}:agent:{agent_id}", failed)
