@@ -80,7 +80,10 @@ class Store(Group):
 class Fabric(Group):
     """Redis."""
 
-    redis_url: SecretStr = Field(description="redis://host:port/db (Redis 6.2, 7, 8 or Valkey), rediss:// for TLS.")
+    redis_url: SecretStr = Field(
+        description="redis://host:port/db (Redis 6.2, 7, 8 or Valkey), rediss:// for TLS; "
+        "redis+sentinel://host:port,host:port/service[/db] for the primary that Sentinels name."
+    )
     redis_prefix: str = Field(
         "rw", min_length=1, description="First part of every key; deployments may share one Redis."
     )

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.machine.commands import Command, CommandKind
-from daemon.machine.events import Event, RunCanceled, RunCreated, RunFailed, RunResumed, StepApproved, StepRejected
+from daemon.machine.events import (
+    COMMITS_LOST,
+    Event,
+    RunCanceled,
+    RunCreated,
+    RunFailed,
+    RunResumed,
+    StepApproved,
+    StepRejected,
+)
 from daemon.machine.state import MAX_ATTEMPTS, Limits, Run
 
 
@@ -75,6 +84,12 @@ def _resume(run: Run, command: Command, now: int, limits: Limits) -> Decision:
         return Decision((StepApproved(step_index=run.step_index, by=command.issued_by),))
     if run.paused_reason == "outcome_unknown" and command.confirm != "run_again":
         message = 'The tool may have run already. Look at its effects, then resume with {"confirm": "run_again"}.'
+        return Decision(refusal=Refusal("confirm_required", message))
+    if run.error_code == COMMITS_LOST and command.confirm != "run_again":
+        message = (
+            "The database lost what this run did last, so its next steps may be done already. "
+            'Look at their effects, then resume with {"confirm": "run_again"}.'
+        )
         return Decision(refusal=Refusal("confirm_required", message))
     state = run.step_state
     if state is not None and state.status == "failed" and state.attempts >= MAX_ATTEMPTS:

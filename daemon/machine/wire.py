@@ -95,7 +95,7 @@ def _step_payload(
         case StepPaused():
             body |= {"paused_reason": event.paused_reason}
         case RunParked():
-            body |= {"paused_reason": event.paused_reason, "message": event.message}
+            body |= {"paused_reason": event.paused_reason, "error_code": event.error_code, "message": event.message}
         case StepApproved():
             body |= {"by": event.by}
         case StepRejected():

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.effects import Effect
-from daemon.machine.record import Outcomes, Told, Transition
+from daemon.machine.record import Known, Outcomes, Told, Transition
 from daemon.machine.state import Run
 
 Held = tuple[RunId, str, Epoch]
@@ -32,7 +32,9 @@ class Claims(Protocol):
 
     async def claim(self, wanted: Mapping[RunId, str]) -> tuple[list[tuple[Run, Epoch]], int]: ...
 
-    async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None]]) -> set[RunId]: ...
+    async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None, int]]) -> set[RunId]: ...
+
+    async def park_lost(self, known: Sequence[Known]) -> set[RunId]: ...
 
     async def still_held(self, held: Sequence[Held]) -> set[RunId]: ...
 
