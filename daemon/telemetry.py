@@ -47,6 +47,7 @@ claims = _counter("runwarden_claims_total", "Runs taken, by what became of it.",
 passivations = _counter("runwarden_passivations_total", "Runs let go because they only wait.")
 turns = _counter("runwarden_turns_total", "Turns of runs: an inbox read and folded.")
 parked = _counter("runwarden_parked_total", "Runs set aside as engine_interrupted because their own turn failed.")
+poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside because their run could not take them.")
 fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
 leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
 sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")

@@ -4,7 +4,7 @@ simulation's doubles. What a method may raise is part of it: FabricUnavailable a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
@@ -78,6 +78,12 @@ class Ready(Protocol):
     async def give_back(self) -> int: ...
 
     async def done(self, entries: Sequence[bytes]) -> None: ...
+
+
+class Aside(Protocol):
+    """Where letters are kept that a run cannot take."""
+
+    async def keep(self, letters: Iterable[tuple[RunId, bytes, str]]) -> None: ...
 
 
 Permit = Callable[[], bool]

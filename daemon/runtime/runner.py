@@ -32,6 +32,7 @@ from daemon.runtime.residents import Residents
 from daemon.runtime.sweep import Sweep, node_beacon
 from daemon.store.claims import Claims
 from daemon.store.journal import Lane
+from daemon.store.poison import Poison
 from daemon.store.pool import Pool
 from daemon.telemetry import log
 from gateway_client import GatewayClient
@@ -73,6 +74,7 @@ class Runner:
             inbox=inbox,
             ownership=self._ownership,
             dispatch=self._dispatch,
+            aside=Poison(pool),
             weather=self._ingest,
             limits=_limits(settings),
             lease_ttl_s=ttl_s,
