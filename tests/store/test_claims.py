@@ -257,3 +257,57 @@ async def test_without_postgres_a_claim_says_that_the_store_is_away(pool: Pool) 
     await pool.close()
     with pytest.raises(StoreUnavailable):
         await claims.claim({RunId(uuid7.uuid7()): "n/1"})
+
+
+async def takeovers(book: Book, claims: Claims, run_id: RunId, times: int) -> list[float]:
+    """Take a run from owners who died before they got anywhere; answers how long the next must wait after each (s)."""
+    pauses = []
+    for number in range(times):
+        await book.pool.execute("UPDATE workflow_runs SET wake_at = NULL WHERE id = $1", run_id)
+        claimed, _ = await claims.claim({run_id: f"dead/{number}"})
+        assert claimed
+        pauses.append(
+            await book.pool.fetchval(
+                "SELECT coalesce(extract(epoch FROM wake_at - clock_timestamp()), 0)::float FROM workflow_runs"
+                " WHERE id = $1",
+                run_id,
+            )
+        )
+    return pauses
+
+
+async def test_takeovers_without_progress_delay_the_next_one_more_and_more_within_a_bound(
+    book: Book, claims: Claims
+) -> None:
+    """A run that kills whoever carries it must not fell one node after the other."""
+    story = await book.open()
+    pauses = await takeovers(book, claims, story.run.id, 10)
+    assert pauses == pytest.approx([0, 0, 4, 8, 16, 32, 60, 60, 60, 60], abs=1)
+    (row,) = await book.rows("workflow_runs")
+    assert (row["recoveries"], row["status"]) == (10, "running"), "never parked for it"
+
+
+async def test_before_its_time_nobody_takes_such_a_run_and_nobody_is_told_to(book: Book, claims: Claims) -> None:
+    story = await book.open()
+    await takeovers(book, claims, story.run.id, 3)
+    (before,) = await book.rows("workflow_runs")
+    assert (await claims.claim({story.run.id: "next/1"}))[0] == []
+    assert await book.rows("workflow_runs") == [before]
+    assert await claims.owned_by(["dead"], 10) == []
+    await book.pool.execute("UPDATE workflow_runs SET wake_at = clock_timestamp()")
+    assert await claims.owned_by(["dead"], 10) == [story.run.id]
+    assert [run.id for run, _ in (await claims.claim({story.run.id: "next/1"}))[0]] == [story.run.id]
+
+
+@pytest.mark.parametrize("progress", ["a commit", "a release"])
+async def test_progress_forgets_the_takeovers(book: Book, claims: Claims, progress: str) -> None:
+    story = await book.open()
+    await takeovers(book, claims, story.run.id, 4)
+    (row,) = await book.rows("workflow_runs")
+    if progress == "a commit":
+        mine = [replace(one, epoch=row["epoch"], owner=row["owner"]) for one in book.told(story)]
+        assert (await book.lane.commit(mine)).committed
+    else:
+        assert await claims.release([(story.run.id, row["epoch"], row["owner"], None, 0)])
+    (row,) = await book.rows("workflow_runs")
+    assert (row["recoveries"], row["wake_at"]) == (0, None)
