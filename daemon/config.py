@@ -68,6 +68,11 @@ class Store(Group):
         description="postgresql://user:password@host:port/database (PostgreSQL 15 or newer)."
     )
     postgres_pool: int = Field(10, ge=2, description="Connections for reads, claims and commands.")
+    postgres_pooled: bool = Field(
+        False,
+        description="A pooler in transaction mode (PgBouncer) stands before Postgres, so no statement stays prepared. "
+        "Without one, leave it off: preparing spares time.",
+    )
     journal_lanes: int = Field(
         1, ge=1, le=16, description="Connections that carry grouped commits; one was enough in every measurement."
     )

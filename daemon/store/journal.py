@@ -31,8 +31,10 @@ BACKOFF_MAX_S = 2.0
 class Lane:
     """One connection that carries commits, reopened for ever. Not for concurrent use: its owner commits in turn."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pooled: bool = False) -> None:
+        """``pooled``: see ``pool.session``."""
         self._url = url
+        self._session = session("runwarden journal", pooled=pooled)
         self._connection: Connection | None = None
 
     async def open(self) -> None:
@@ -142,7 +144,7 @@ class Lane:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(self._url, **session("runwarden journal"))
+            self._connection = await asyncpg.connect(self._url, **self._session)
         return self._connection
 
     def _drop(self) -> None:

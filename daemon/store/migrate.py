@@ -60,9 +60,11 @@ def _backend(url: str) -> Any:
     from yoyo import get_backend
 
     try:
-        return get_backend(_yoyo_url(url))
+        backend = get_backend(_yoyo_url(url))
     except psycopg.OperationalError as fault:
         raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
+    backend.connection.prepare_threshold = None  # behind a pooler a prepared name may mean another statement
+    return backend
 
 
 def _yoyo_url(url: str) -> str:

@@ -47,16 +47,21 @@ COMMAND_TIMEOUT_S = 30.0
 OLDEST_SERVER = (15, 0)
 
 
-def session(name: str) -> dict[str, Any]:
-    """How every connection is opened: with bounded waits, and a name that ``pg_stat_activity`` shows."""
-    return {
+def session(name: str, *, pooled: bool) -> dict[str, Any]:
+    """How every connection is opened: with bounded waits, and a name that ``pg_stat_activity`` shows.
+
+    ``pooled``: behind a pooler in transaction mode nothing may outlive a transaction, prepared statements included. The
+    store uses no other feature of sessions: no LISTEN, no advisory lock but within a transaction, no temporary table.
+    """
+    kept: dict[str, Any] = {"statement_cache_size": 0} if pooled else {}
+    return kept | {
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": COMMAND_TIMEOUT_S,  # a server that vanished without a word is not waited for for ever
         "server_settings": {"application_name": name},
     }
 
 
-async def open_pool(url: str, *, size: int, patience_s: float) -> Pool:
+async def open_pool(url: str, *, size: int, patience_s: float, pooled: bool = False) -> Pool:
     """A pool of at most ``size`` connections, once Postgres answers.
 
     Raises SetupError, the URL in it with its password masked, when that takes longer than ``patience_s`` or when the
@@ -65,7 +70,7 @@ async def open_pool(url: str, *, size: int, patience_s: float) -> Pool:
     until = time.monotonic() + patience_s
     while True:
         try:
-            pool = await asyncpg.create_pool(url, min_size=1, max_size=size, **session("runwarden"))
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=size, **session("runwarden", pooled=pooled))
         except GONE as fault:
             if time.monotonic() >= until:
                 raise SetupError(f"Postgres at {mask(url)} does not answer: {plain(fault)}") from None
