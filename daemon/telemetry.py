@@ -60,7 +60,7 @@ runs_ended = _counter("runwarden_runs_ended_total", "Runs that came to their end
 commits = _counter("runwarden_commits_total", "Statements that committed transitions.")
 transitions = _counter("runwarden_transitions_total", "Transitions committed.")
 commit_seconds = _histogram("runwarden_commit_seconds", "Time of one grouped commit.")
-commits_lost = _counter("runwarden_commits_lost_total", "Runs parked because Postgres had lost commits of theirs.")
+commits_lost = _counter("runwarden_commits_lost_total", "Runs parked because Postgres had lost their commits.")
 commit_repeats = _counter("runwarden_commit_repeats_total", "Commits repeated because their outcome was unknown.")
 poisoned = _counter("runwarden_poisoned_total", "Transitions that Postgres can never accept.")
 
