@@ -14,8 +14,8 @@ from daemon import telemetry
 from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
-from daemon.machine.events import AttemptEnded, Event, RunParked
-from daemon.machine.evolve import evolve
+from daemon.machine.events import AttemptEnded, AttemptSettled, RunParked, StepRepeating
+from daemon.machine.evolve import Happened, carry
 from daemon.machine.hear import hear
 from daemon.machine.needs import Facts
 from daemon.machine.record import Transition, VerdictRow, record, verdict
@@ -27,7 +27,8 @@ REASON_CHARS = 500
 """Most characters kept of why something failed."""
 
 Asked = tuple[str, str, int]
-"""An effect as the actor remembers it: kind, req_id, how often the attempt had been intended."""
+"""An effect as the actor remembers it: kind, req_id, and which of its kind: how often the attempt had been proven
+unsent, or which look at it."""
 
 
 Caution = Literal["none", "alone", "singly"]
@@ -92,8 +93,8 @@ class Actor:
         """
         now = max(now, self.run.last_at)
         letters = self._letters(entries)
-        events, verdicts, strangers = self._fold(letters, commands, now, facts)
-        turn = self._closed(entries, events, verdicts, now)
+        happened, verdicts, strangers = self._fold(letters, commands, now, facts)
+        turn = self._closed(entries, happened, verdicts, now)
         self.local = []  # not before all went well: else the turn's repetition would not know them
         telemetry.strangers.inc(strangers)
         for letter in letters:
@@ -102,17 +103,15 @@ class Actor:
 
     def _fold(
         self, letters: Sequence[Letter], commands: Sequence[Command], now: int, facts: Facts
-    ) -> tuple[list[Event], list[VerdictRow], int]:
-        run, events, strangers = hear(self.run, letters, now, facts.limits)
+    ) -> tuple[list[Happened], list[VerdictRow], int]:
+        run, happened, strangers = hear(self.run, letters, now, facts.limits)
         verdicts: list[VerdictRow] = []
         for command in commands:
             decision = decide(run, command, now, facts.limits)
-            for event in decision.events:
-                run = evolve(run, event, now)
-            events += decision.events
+            run = carry(run, decision.events, now, happened)
             verdicts.append(verdict(command.id, decision.refusal))
         run, following = settle(run, now, facts)
-        return [*events, *following], verdicts, strangers
+        return happened + following, verdicts, strangers
 
     def poison(self, entries: Sequence[Entry], now: int, facts: Facts) -> dict[Entry, str]:
         """After a turn that raised: the letters that do so alone, and how; none if the run does so without any."""
@@ -125,8 +124,8 @@ class Actor:
         """What a turn with these letters and no command would raise. Changes nothing."""
         try:
             now = max(now, self.run.last_at)
-            events, _, _ = self._fold(self._letters(entries), (), now, facts)
-            record(self.run, events, at=now, epoch=self.epoch, owner=self.owner)
+            happened, _, _ = self._fold(self._letters(entries), (), now, facts)
+            record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner)
         except Exception as fault:  # noqa: BLE001 - that is the question
             return f"{type(fault).__name__}: {fault}"[:REASON_CHARS]
         return None
@@ -138,8 +137,10 @@ class Actor:
         commands, which are refused; else each sweep would bring them again.
         """
         if self.run.status == "running":
-            parked = RunParked(step_index=self.run.step_index, message=message)
-            turn = self._closed((), [parked], [], max(now, self.run.last_at))
+            now = max(now, self.run.last_at)
+            happened: list[Happened] = []
+            carry(self.run, (RunParked(step_index=self.run.step_index, message=message),), now, happened)
+            turn = self._closed((), happened, [], now)
         else:
             refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]
             turn = replace(self._closed(entries, [], refused, max(now, self.run.last_at)), aside=message)
@@ -150,50 +151,50 @@ class Actor:
         return [*self.local, *(letter for _, raw, mark in entries if (letter := read_letter(raw, mark)) is not None)]
 
     def _closed(
-        self, entries: Sequence[Entry], events: Sequence[Event], verdicts: Sequence[VerdictRow], now: int
+        self, entries: Sequence[Entry], happened: Sequence[Happened], verdicts: Sequence[VerdictRow], now: int
     ) -> Turn:
-        if not events and not verdicts:
+        if not happened and not verdicts:
             return Turn(self, None, tuple(entries), tuple(self.local))
-        transition = record(self.run, events, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
-        for event in events:
+        transition = record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
+        for event, _ in happened:
             if isinstance(event, AttemptEnded):
                 telemetry.attempts_ended.labels(event.outcome).inc()
+            elif isinstance(event, AttemptSettled):
+                telemetry.attempts_settled.labels(event.outcome).inc()
+            elif isinstance(event, StepRepeating):
+                telemetry.repeats.labels(event.because).inc()
         if transition.run.terminal and not self.run.terminal:
             telemetry.runs_ended.labels(transition.run.status).inc()
         return Turn(self, transition, tuple(entries), tuple(self.local))
 
-    def owed(self) -> list[Effect]:
-        """Effects owed and not asked for yet under this claim; each is answered once."""
+    def owed(self, now: int) -> list[Effect]:
+        """Effects owed at ``now`` and not asked for yet under this claim; each is answered once."""
         fresh = []
-        for effect in effects(self.run, self.epoch):
+        for effect in effects(self.run, self.epoch, now):
             key = self.key(effect)
             if key not in self.asked:
                 self.asked.add(key)
                 fresh.append(effect)
         return fresh
 
-    def still_owes(self, effect: Effect) -> bool:
+    def still_owes(self, effect: Effect, now: int) -> bool:
         """Whether the state still owes exactly this effect."""
-        return effect in effects(self.run, self.epoch)
+        return effect in effects(self.run, self.epoch, now)
 
     def key(self, effect: Effect) -> Asked:
         match effect:
             case Invoke():
                 return ("invoke", effect.req_id, effect.tries)
             case Inquire():
-                return ("inquire", effect.req_id, 1 if self._canceling else 0)
+                return ("inquire", effect.req_id, effect.look)
             case Cancel():
                 return ("cancel", effect.req_id, 0)
 
     def ask_again(self) -> Inquire | None:
         """After a gap in what we heard: what became of the attempt in flight?"""
-        attempt = self.run.attempt
-        return Inquire(req_id=attempt.req_id) if attempt is not None and attempt.in_flight else None
+        attempt = self.run.attempt if self.run.in_flight else self.run.unsettled
+        return Inquire(req_id=attempt.req_id, look=0) if attempt is not None else None
 
-    @property
-    def _canceling(self) -> bool:
-        return self.run.attempt is not None and self.run.attempt.canceling is not None
-
-    def deadline(self) -> int | None:
-        """When (epoch ms) to look again though nobody spoke."""
-        return deadline(self.run)
+    def deadline(self, now: int) -> int | None:
+        """When (epoch ms, after ``now``) to look again though nobody spoke."""
+        return deadline(self.run, now)

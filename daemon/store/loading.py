@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
+from msgspec.structs import replace
 
 from daemon.machine.commands import Command, CommandId, Epoch, Mark, ReqId, RunId
 from daemon.machine.spec import WorkflowSpec
@@ -71,6 +71,9 @@ def _restore(
             attempts=step["attempts"],
             approved_by=step["approved_by"],
             approved_at=step["approved_at_ms"],
+            decided_by=step["decided_by"],
+            decided_at=step["decided_at_ms"],
+            note=step["note"],
         )
     known = [_attempt(one) for one in attempts]
     return replace(
@@ -127,4 +130,5 @@ def command_of(row: asyncpg.Record) -> Command:
         step_id=payload.get("step_id"),
         confirm=payload.get("confirm"),
         reason=payload.get("reason"),
+        note=payload.get("note"),
     )

@@ -39,8 +39,8 @@ from daemon.errors import SetupError
 from daemon.machine.commands import Epoch, RunId
 from daemon.machine.decide import decide
 from daemon.machine.effects import deadline
-from daemon.machine.events import COMMITS_LOST, Event, RunParked
-from daemon.machine.evolve import evolve
+from daemon.machine.events import COMMITS_LOST, RunParked
+from daemon.machine.evolve import Happened, carry
 from daemon.machine.record import Known, Transition, VerdictRow, record, verdict
 from daemon.machine.state import Limits, Run
 from daemon.store import sql
@@ -145,7 +145,7 @@ async def _park(
     now = max(row["now_ms"] for row in rows)
     transitions = [await _parking(connection, run, epoch, token, now, message) for run, epoch in runs]
     await connection.fetch(sql.COMMIT, *sql.arguments(transitions))
-    given = [(one.run_id, one.epoch, token, deadline(one.run), one.run.last_seq) for one in transitions]
+    given = [(one.run_id, one.epoch, token, deadline(one.run, now), one.run.last_seq) for one in transitions]
     given += [(row["id"], row["epoch"], token, None, row["last_seq"]) for row in unreadable]
     await connection.fetch(sql.RELEASE, *sql.columns(given, 5))
     return [run for run, _ in runs], [RunId(row["id"]) for row in unreadable]
@@ -153,18 +153,15 @@ async def _park(
 
 async def _parking(connection: Connection, run: Run, epoch: Epoch, token: str, now: int, message: str) -> Transition:
     """The transition that parks a run. One that has not begun begins first, or its log would begin with a pause."""
-    now, verdicts, events = max(now, run.last_at), list[VerdictRow](), list[Event]()
+    now, verdicts, happened = max(now, run.last_at), list[VerdictRow](), list[Happened]()
     after = run
     if run.started_at is None:
         for command in map(command_of, await connection.fetch(sql.OPEN_COMMANDS, [run.id])):
             if command.kind == "start":
-                begun = decide(run, command, now, Limits()).events
+                after = carry(after, decide(run, command, now, Limits()).events, now, happened)
                 verdicts.append(verdict(command.id, None))
-                for event in begun:
-                    after = evolve(after, event, now)
-                events += begun
-    parked = RunParked(step_index=after.step_index, error_code=COMMITS_LOST, message=message)
-    return record(run, [*events, parked], at=now, epoch=epoch, owner=token, verdicts=verdicts)
+    carry(after, (RunParked(step_index=after.step_index, error_code=COMMITS_LOST, message=message),), now, happened)
+    return record(run, happened, at=now, epoch=epoch, owner=token, verdicts=verdicts)
 
 
 def _token() -> str:
