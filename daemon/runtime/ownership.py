@@ -238,7 +238,10 @@ class Ownership:
     async def _clear_owner(self, gone: Sequence[Actor]) -> None:
         """Tell Postgres that these were let go; what it does not know of them any more is parked."""
         moved = await self._claims.release(
-            [(actor.id, actor.epoch, actor.owner, actor.deadline(self._clock.now()), actor.run.last_seq) for actor in gone]
+            [
+                (actor.id, actor.epoch, actor.owner, actor.deadline(self._clock.now()), actor.run.last_seq)
+                for actor in gone
+            ]
         )
         left = [actor for actor in gone if actor.id not in moved]
         if left:

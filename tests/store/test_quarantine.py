@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 import uuid_utils.compat as uuid7
+from msgspec.structs import replace
 
 from daemon.machine.commands import Epoch, RunId
 from daemon.machine.record import Known
