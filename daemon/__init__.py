@@ -18,10 +18,11 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     SSE ◀─ api/stream ◀── store/log (after Last-Event-ID) ◀──(hint + frames)── fabric/bus ◀┘
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
-    store/      Postgres and all SQL: journal (commit), claims, runs, workflows, commands, log, migrate
-    fabric/     Redis, its keys and scripts: inbox and doorbell, lease, role, ready, bus, generation
+    store/      Postgres and all SQL: journal (commit), claims, quarantine, poison, runs, workflows, commands, log,
+                migrate
+    fabric/     Redis, its keys and scripts: primary, inbox and doorbell, lease, role, ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
-                sweep, presence; ``ports`` between; ``runner`` puts them together
+                catalogue, sweep, presence; ``ports`` between; ``runner`` puts them together
     api/        app (all routes), gate, workflows, runs, decisions, feed, stream, ops; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     node.py     the composition root; config, errors, telemetry, auth are small and stand alone
@@ -42,7 +43,8 @@ The laws
    first RESULT wins, CHUNKs carry (term, number).
 3. The lease is a courtesy, the fence is the law: every commit says WHERE id, epoch, owner, last_seq. Zero rows, or a
    lost reply, is followed by reading the row: mine and advanced, it was committed; mine and unchanged, repeat; else
-   fenced: drop the actor and whatever it had not sent.
+   fenced: drop the actor and whatever it had not sent. A row older than what its owner has committed means that
+   Postgres lost commits: the run is parked (``store/quarantine`` says why that is safe).
 4. A person's word is a committed row before it is acknowledged. Bells carry nothing.
 5. The actor is the only decider. A handler submits and waits for a verdict. A command names the pause it saw; at
    another pause it is refused.
@@ -90,6 +92,14 @@ Where this differs from the first design, and why
   the same intent: the 404 proved that nothing was sent, and the permit is asked again before the bytes are written.
 * A call that waits for a place at a busy agent is not begun, and after half the acknowledgement's time it is unsent
   (``agent_busy``) rather than silent: so a frozen agent costs its own runs their patience and its neighbours nothing.
+* Letting a run go is fenced by ``last_seq`` as well, and a node remembers what it let go lately: else a run would turn
+  passive, or be taken again, in a state that it has left behind.
+* A run parked because commits were lost is resumed with ``confirm: run_again`` only, as one with an unknown outcome.
+* A letter that Postgres refuses is found by turns: one without any letter, then the letters singly. What fails without
+  a letter is the run's own and parks it; its letters stay for the day when it is resumed.
+* A takeover is counted until the next commit or release (``recoveries``). After two the next one waits, 4 s doubling to
+  60 s, by ``wake_at`` of an owned run: what kills its node must not fell the fleet.
+* Whatever Postgres says that is neither a refusal nor understood counts as "away": it is logged and tried again.
 
 
 How to …

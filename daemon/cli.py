@@ -1,7 +1,8 @@
-"""The command line: ``runwarden serve|migrate|config|token|dev|demo``. The one place where errors become exit codes.
+"""The command line: ``runwarden serve|migrate|quarantine|config|token|dev|demo``.
 
-What the operator or the machine does wrong is told in a line on standard error, with exit code 1 and no traceback. The
-rooms are imported by the commands that need them: all of them together cost seconds, and ``--help`` should not.
+The one place where errors become exit codes. What the operator or the machine does wrong is told in a line on standard
+error, with exit code 1 and no traceback. The rooms are imported by the commands that need them: all of them together
+cost seconds, and ``--help`` should not.
 """
 
 from __future__ import annotations
@@ -100,6 +101,32 @@ def migrate(rollback_all: bool, yes: bool) -> None:
         click.echo(f"{'rolled back' if rollback_all else 'applied'} {name}")
     if not moved:
         click.echo("Nothing to do: the database has no migrations." if rollback_all else "Nothing to do: up to date.")
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do it; without this it only counts.")
+def quarantine(yes: bool) -> None:
+    """Park every unfinished run after a restore.
+
+    For a database (at RUNWARDEN_POSTGRES_URL) that was restored from a backup or lost commits in a failover: before the
+    nodes start again, so that nothing goes on from a state that the world has left behind. Each parked run waits for a
+    person to look at what was done and to resume or cancel it. Safe to repeat, and while nodes run.
+    """
+    from daemon.config import load_group
+    from daemon.store.quarantine import quarantine as park
+
+    url = load_group("store").postgres_url.get_secret_value()
+    census = _run(lambda: park(url, really=yes))
+    if census is None:
+        sys.exit(INTERRUPTED)
+    for (status, reason), runs in sorted(census.runs.items(), key=str):
+        click.echo(f"{runs:6}  {status}" + (f", {reason}" if reason else ""))
+    click.echo(f"{sum(census.runs.values())} unfinished runs {'were' if yes else 'would be'} parked.")
+    if census.unreadable:
+        click.echo(f"{census.unreadable} more cannot be read, by no node either; the log names them.", err=True)
+        sys.exit(1)
+    if census.runs and not yes:
+        click.echo("Nothing was changed: repeat it with --yes.")
 
 
 @main.command()

@@ -97,6 +97,11 @@ class Store(Group):
         description="postgresql://user:password@host:port/database (PostgreSQL 15 or newer)."
     )
     postgres_pool: int = Field(10, ge=2, description="Connections for reads, claims and commands.")
+    postgres_pooled: bool = Field(
+        False,
+        description="A pooler in transaction mode (PgBouncer) stands before Postgres, so no statement stays prepared. "
+        "Without one, leave it off: preparing spares time.",
+    )
     journal_lanes: int = Field(
         1, ge=1, le=16, description="Connections that carry grouped commits; one was enough in every measurement."
     )
@@ -109,7 +114,10 @@ class Store(Group):
 class Fabric(Group):
     """Redis."""
 
-    redis_url: SecretStr = Field(description="redis://host:port/db (Redis 6.2, 7, 8 or Valkey), rediss:// for TLS.")
+    redis_url: SecretStr = Field(
+        description="redis://host:port/db (Redis 6.2, 7, 8 or Valkey), rediss:// for TLS; "
+        "redis+sentinel://host:port,host:port/service[/db] for the primary that Sentinels name."
+    )
     redis_prefix: str = Field(
         "rw", min_length=1, description="First part of every key; deployments may share one Redis."
     )

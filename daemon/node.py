@@ -127,7 +127,9 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
     store, fabric = settings.store, settings.fabric
     url = store.postgres_url.get_secret_value()
     async with AsyncExitStack() as stack:
-        pool = await open_pool(url, size=store.postgres_pool, patience_s=store.start_patience_s)
+        pool = await open_pool(
+            url, size=store.postgres_pool, patience_s=store.start_patience_s, pooled=store.postgres_pooled
+        )
         stack.push_async_callback(_close_pool, pool)
         unseen = await asyncio.to_thread(missing, url)
         if unseen:
@@ -143,8 +145,9 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
 
 
 async def _open_runner(settings: Settings, pool: Pool, redis: Client, stack: AsyncExitStack) -> Runner:
-    url = settings.store.postgres_url.get_secret_value()
-    lanes = [Lane(url) for _ in range(settings.store.journal_lanes)]
+    store = settings.store
+    url = store.postgres_url.get_secret_value()
+    lanes = [Lane(url, pooled=store.postgres_pooled) for _ in range(store.journal_lanes)]
     for lane in lanes:
         await lane.open()
         stack.push_async_callback(lane.close)

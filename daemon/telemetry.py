@@ -56,6 +56,7 @@ claims = _counter("runwarden_claims_total", "Runs taken, by what became of it.",
 passivations = _counter("runwarden_passivations_total", "Runs let go because they only wait.")
 turns = _counter("runwarden_turns_total", "Turns of runs: an inbox read and folded.")
 parked = _counter("runwarden_parked_total", "Runs set aside as engine_interrupted because their own turn failed.")
+poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside because their run could not take them.")
 fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
 leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
 sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
@@ -74,6 +75,7 @@ runs_ended = _counter("runwarden_runs_ended_total", "Runs that came to their end
 commits = _counter("runwarden_commits_total", "Statements that committed transitions.")
 transitions = _counter("runwarden_transitions_total", "Transitions committed.")
 commit_seconds = _histogram("runwarden_commit_seconds", "Time of one grouped commit.")
+commits_lost = _counter("runwarden_commits_lost_total", "Runs parked because Postgres had lost their commits.")
 commit_repeats = _counter("runwarden_commit_repeats_total", "Commits repeated because their outcome was unknown.")
 poisoned = _counter("runwarden_poisoned_total", "Transitions that Postgres can never accept.")
 

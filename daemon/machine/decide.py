@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from daemon.machine.commands import Command, CommandKind
 from daemon.machine.events import (
+    COMMITS_LOST,
     Event,
     RunCanceled,
     RunCreated,
@@ -103,6 +104,12 @@ def _resume(run: Run, command: Command, now: int, limits: Limits) -> Decision:
         message = (
             "The tool may have run already. Look at its effects; then skip the step, mark it done, or resume with"
             ' {"confirm": "run_again"}.'
+        )
+        return Decision(refusal=Refusal("confirm_required", message))
+    if run.error_code == COMMITS_LOST and command.confirm != "run_again":
+        message = (
+            "The database lost what this run did last, so its next steps may be done already. "
+            'Look at their effects, then resume with {"confirm": "run_again"}.'
         )
         return Decision(refusal=Refusal("confirm_required", message))
     state = run.step_state

@@ -22,6 +22,9 @@ PausedReason = Literal[
     "awaiting_approval", "step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized", "user_cancel"
 ]
 
+COMMITS_LOST = "commits_lost"
+"""The code of a run parked because Postgres lost commits: nothing runs again before a person says so."""
+
 
 class RunCreated(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "run.created"
@@ -63,11 +66,16 @@ class RunCanceled(Struct, frozen=True, kw_only=True):
 
 
 class RunParked(Struct, frozen=True, kw_only=True):
-    """The engine itself failed on this run; it stands still until a person resumes it."""
+    """The engine itself failed on this run, or lost what it knew of it; it stands still until a person resumes it.
+
+    ``error_code``: ``engine_interrupted``, its own turn kept failing; ``commits_lost``, the database came back older
+    than the run, so whatever it did since may be done already. A run that was paused already may be parked too.
+    """
 
     type: ClassVar[str] = "step.paused"
     step_index: int
     paused_reason: Literal["engine_interrupted"] = "engine_interrupted"
+    error_code: str = "engine_interrupted"
     message: str = ""
 
 

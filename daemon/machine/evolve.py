@@ -103,8 +103,12 @@ def _run(
     match event:
         case RunCreated():
             return replace(run, started_at=at)
-        case StepPaused() | RunParked():
+        case StepPaused():
             return _status(run, "paused", paused_reason=event.paused_reason, paused_seq=run.last_seq + 1)
+        case RunParked():
+            standing = run if run.status == "paused" else _status(run, "paused")
+            parked = replace(standing, paused_reason=event.paused_reason, paused_seq=run.last_seq + 1)
+            return replace(parked, error_code=event.error_code, error_message=event.message)
         case RunResumed():
             resumed = _status(run, "running", paused_reason=None)
             state = run.step_state
@@ -244,6 +248,8 @@ def _to(attempt: Attempt, state: AttemptState) -> AttemptState:
 
 
 def _status(run: Run, status: RunStatus, **changes: Any) -> Run:
+    if status == "running":  # why it was parked is told by the log
+        changes |= {"error_code": None, "error_message": None}
     return replace(run, status=check_move(RUN_MOVES, run.status, status), **changes)
 
 

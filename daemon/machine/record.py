@@ -78,6 +78,15 @@ class Told(Struct, frozen=True):
         return cls(first, last, terminal, tuple(decided), frames)
 
 
+class Known(NamedTuple):
+    """A run as its owner knows it to be committed."""
+
+    run_id: RunId
+    epoch: Epoch
+    owner: str
+    last_seq: int
+
+
 class Outcomes:
     """What became of a batch: ``committed`` (run → Postgres time, epoch ms), ``fenced``, ``poisoned`` (and why)."""
 

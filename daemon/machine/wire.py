@@ -132,7 +132,7 @@ def _step_payload(event: StepCompleted | StepFailed | StepPaused | StepRepeating
         case StepPaused():
             return {"paused_reason": event.paused_reason}
         case RunParked():
-            return {"paused_reason": event.paused_reason, "message": event.message}
+            return {"paused_reason": event.paused_reason, "error_code": event.error_code, "message": event.message}
         case StepFailed():
             return {"status": "failed", "attempt_index": event.attempt_index}
         case StepRepeating():

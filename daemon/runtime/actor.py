@@ -7,7 +7,8 @@ over and answers what is owed to the world. Between the two stands the journal: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from daemon import telemetry
 from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
@@ -22,18 +23,35 @@ from daemon.machine.settle import settle
 from daemon.machine.state import Run
 from daemon.machine.wire import read_letter
 
+REASON_CHARS = 500
+"""Most characters kept of why something failed."""
+
 Asked = tuple[str, str, int]
 """An effect as the actor remembers it: kind, req_id, and which of its kind: how often the attempt had been proven
 unsent, or which look at it."""
 
 
+Caution = Literal["none", "alone", "singly"]
+"""After a commit that Postgres refused: first a turn without any letter, then the letters one by one, till none is
+left. So the letter that is at fault is found, and nothing else is set aside."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one turn wants: perhaps a commit, and then these inbox entries deleted."""
+    """What one turn wants: perhaps a commit, and then these letters deleted; kept elsewhere first, if ``aside``."""
 
     actor: Actor
     transition: Transition | None
-    folded: tuple[bytes, ...]
+    entries: tuple[Entry, ...]
+    local: tuple[Letter, ...] = ()
+    """What it took of ``Actor.local``; given back if the commit is refused."""
+    aside: str | None = None
+    """Why the letters are set aside: the run could not take them."""
+
+    @property
+    def folded(self) -> tuple[bytes, ...]:
+        """The inbox entries to delete."""
+        return tuple(entry for entry, _, _ in self.entries)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +75,7 @@ class Actor:
     """Why to look at the run; a fresh claim looks at everything."""
     quiet_since: float = 0.0
     failures: int = 0
+    caution: Caution = "none"
     rests: int = 0
     """Turns that are over, their effects sent."""
 
@@ -73,49 +92,69 @@ class Actor:
         4. Write down what it leaves. Nothing is said to anybody yet.
         """
         now = max(now, self.run.last_at)
-        letters, self.local = self._letters(entries), []
+        letters = self._letters(entries)
+        happened, verdicts, strangers = self._fold(letters, commands, now, facts)
+        turn = self._closed(entries, happened, verdicts, now)
+        self.local = []  # not before all went well: else the turn's repetition would not know them
+        telemetry.strangers.inc(strangers)
+        for letter in letters:
+            telemetry.letters.labels(type(letter).__name__).inc()
+        return turn
+
+    def _fold(
+        self, letters: Sequence[Letter], commands: Sequence[Command], now: int, facts: Facts
+    ) -> tuple[list[Happened], list[VerdictRow], int]:
         run, happened, strangers = hear(self.run, letters, now, facts.limits)
-        if strangers:
-            telemetry.strangers.inc(strangers)
         verdicts: list[VerdictRow] = []
         for command in commands:
             decision = decide(run, command, now, facts.limits)
             run = carry(run, decision.events, now, happened)
             verdicts.append(verdict(command.id, decision.refusal))
         run, following = settle(run, now, facts)
-        return self._closed(entries, happened + following, verdicts, now)
+        return happened + following, verdicts, strangers
+
+    def poison(self, entries: Sequence[Entry], now: int, facts: Facts) -> dict[Entry, str]:
+        """After a turn that raised: the letters that do so alone, and how; none if the run does so without any."""
+        if self._raises((), now, facts) is not None:
+            return {}
+        found = {entry: self._raises((entry,), now, facts) for entry in entries}
+        return {entry: fault for entry, fault in found.items() if fault is not None}
+
+    def _raises(self, entries: Sequence[Entry], now: int, facts: Facts) -> str | None:
+        """What a turn with these letters and no command would raise. Changes nothing."""
+        try:
+            now = max(now, self.run.last_at)
+            happened, _, _ = self._fold(self._letters(entries), (), now, facts)
+            record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner)
+        except Exception as fault:  # noqa: BLE001 - that is the question
+            return f"{type(fault).__name__}: {fault}"[:REASON_CHARS]
+        return None
 
     def park(self, entries: Sequence[Entry], commands: Sequence[CommandId], now: int, message: str) -> Turn:
-        """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters are set aside.
+        """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters stay.
 
-        A run that stands still already cannot be stopped: there it was the commands, and they are refused, or each
-        sweep would bring them again.
+        A run that stands still already cannot be stopped: there it was the letters, which are set aside, or the
+        commands, which are refused; else each sweep would bring them again.
         """
-        self.local = []
         if self.run.status == "running":
             now = max(now, self.run.last_at)
             happened: list[Happened] = []
             carry(self.run, (RunParked(step_index=self.run.step_index, message=message),), now, happened)
-            return self._closed(entries, happened, [], now)
-        refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]
-        return self._closed(entries, [], refused, max(now, self.run.last_at))
+            turn = self._closed((), happened, [], now)
+        else:
+            refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]
+            turn = replace(self._closed(entries, [], refused, max(now, self.run.last_at)), aside=message)
+        self.local = []
+        return turn
 
     def _letters(self, entries: Sequence[Entry]) -> list[Letter]:
-        letters = list(self.local)
-        for _, raw, mark in entries:
-            letter = read_letter(raw, mark)
-            if letter is not None:
-                letters.append(letter)
-        for letter in letters:
-            telemetry.letters.labels(type(letter).__name__).inc()
-        return letters
+        return [*self.local, *(letter for _, raw, mark in entries if (letter := read_letter(raw, mark)) is not None)]
 
     def _closed(
         self, entries: Sequence[Entry], happened: Sequence[Happened], verdicts: Sequence[VerdictRow], now: int
     ) -> Turn:
-        folded = tuple(entry for entry, _, _ in entries)
         if not happened and not verdicts:
-            return Turn(self, None, folded)
+            return Turn(self, None, tuple(entries), tuple(self.local))
         transition = record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
         for event, _ in happened:
             if isinstance(event, AttemptEnded):
@@ -126,7 +165,7 @@ class Actor:
                 telemetry.repeats.labels(event.because).inc()
         if transition.run.terminal and not self.run.terminal:
             telemetry.runs_ended.labels(transition.run.status).inc()
-        return Turn(self, transition, folded)
+        return Turn(self, transition, tuple(entries), tuple(self.local))
 
     def owed(self, now: int) -> list[Effect]:
         """Effects owed at ``now`` and not asked for yet under this claim; each is answered once."""

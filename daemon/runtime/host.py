@@ -2,26 +2,29 @@
 
 A turn is: read the whole inboxes and the open command rows of every rung run, fold each (``Actor.turn``), hand the
 transitions to the lanes; after the commit delete exactly the letters folded, tell the watchers, and send what is owed.
-Exceptions are contained per run: a run whose own turn keeps failing is parked, its neighbours never notice.
+Exceptions are contained per run: a letter that alone makes a turn or its commit fail is set aside and the run goes on;
+a run whose own turn keeps failing is parked. Its neighbours never notice. (That Postgres, Redis or a Gateway is away is
+no failure of a turn.)
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
-from daemon.machine.commands import Command, Entry, Letter, Sent, Urgency
+from daemon.machine.commands import Command, CommandId, Entry, Letter, RunId, Sent, Urgency
 from daemon.machine.effects import Effect
 from daemon.machine.needs import Facts, needs
 from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
-from daemon.runtime.actor import Actor, Turn
+from daemon.runtime.actor import REASON_CHARS, Actor, Turn
 from daemon.runtime.clock import Clock
 from daemon.runtime.ownership import Ownership
-from daemon.runtime.ports import Claims, Dispatch, Inbox, Lane, Tools, Weather
+from daemon.runtime.ports import Aside, Claims, Dispatch, Inbox, Lane, Tools, Weather
 from daemon.runtime.residents import Residents
 from daemon.telemetry import log
 
@@ -46,6 +49,7 @@ class Host:
         inbox: Inbox,
         ownership: Ownership,
         dispatch: Dispatch,
+        aside: Aside,
         weather: Weather,
         tools: Tools,
         limits: Limits,
@@ -60,6 +64,7 @@ class Host:
         self._inbox = inbox
         self._ownership = ownership
         self._dispatch = dispatch
+        self._aside = aside
         self._weather = weather
         self._tools = tools
         self._limits = limits
@@ -137,35 +142,60 @@ class Host:
             unheard=frozenset() if self._weather.all_heard else self._weather.unheard(needs(actor.run).agents),
             hints=self._tools.hints,
         )
+        if len(letters) >= self._inbox.read_limit:
+            actor.rung = actor.rung or "h"  # more letters wait, and their bells have rung already
+        letters, commands = self._cautiously(actor, letters, commands)
         try:
             turn = actor.turn(letters, commands, self._clock.now(), facts)
         except Exception as fault:  # noqa: BLE001 - one run's defect must not stop its neighbours
-            self._failed(actor, letters, commands, fault)
+            self._failed(actor, letters, commands, facts, fault)
             return
-        if len(letters) >= self._inbox.read_limit:
-            actor.rung = actor.rung or "h"  # more letters wait, and their bells have rung already
         if turn.transition is not None:
             actor.quiet_since = self._clock.monotonic()
             self._queue_of(actor).put_nowait(turn)
-        elif turn.folded:
+        elif turn.entries:
             self._done.put_nowait([turn])
         else:
             self._rest(actor)
 
-    def _failed(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], fault: Exception) -> None:
+    def _cautiously(
+        self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command]
+    ) -> tuple[Sequence[Entry], Sequence[Command]]:
+        """How much of it the run may be given at once; see ``Caution``."""
+        match actor.caution:
+            case "none":
+                return letters, commands
+            case "alone":
+                actor.caution, actor.rung = "singly", "c"
+                return (), ()
+            case "singly" if letters:
+                actor.rung = "c"
+                return letters[:1], ()
+            case "singly":
+                actor.caution = "none"
+                return letters, commands
+
+    def _failed(
+        self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], facts: Facts, fault: Exception
+    ) -> None:
+        poison = actor.poison(letters, self._clock.now(), facts)
+        if poison:
+            actor.rung = "c"
+            self._done.put_nowait([Turn(actor, None, (entry,), aside=why) for entry, why in poison.items()])
+            return
         actor.failures += 1
         log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
         if actor.failures < FAILURES_BEFORE_PARK:
             actor.rung = "c"
             self._residents.put_back([actor], self._clock.monotonic() + RETRY_S * actor.failures)
             return
-        self._park(actor, letters, commands, f"{type(fault).__name__}: {fault}")
-
-    def _park(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], message: str) -> None:
-        telemetry.parked.inc()
+        self._park(actor, letters, [command.id for command in commands], f"{type(fault).__name__}: {fault}")
         actor.failures = 0
-        turn = actor.park(letters, [command.id for command in commands], self._clock.now(), message[:500])
-        log.error("a run is parked", run_id=str(actor.id), fault=message, letters=[raw for _, raw, _ in letters])
+
+    def _park(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[CommandId], message: str) -> None:
+        telemetry.parked.inc()
+        turn = actor.park(letters, commands, self._clock.now(), message[:REASON_CHARS])
+        log.error("a run is parked", run_id=str(actor.id), fault=message)
         if turn.transition is not None:
             self._queue_of(actor).put_nowait(turn)
         else:
@@ -203,25 +233,24 @@ class Host:
             log.info("fenced: another node owns the run", run_id=str(actor.id), epoch=actor.epoch)
             self._residents.remove(actor)
             return False
-        reason = outcomes.poisoned.get(actor.id, "the journal gave no verdict")
-        if actor.failures < FAILURES_BEFORE_PARK:
-            actor.failures = FAILURES_BEFORE_PARK
-            self._park_poisoned(turn, reason)
-        else:
-            self._residents.remove(actor)
+        self._refused(turn, outcomes.poisoned.get(actor.id, "the journal gave no verdict"))
         return False
 
-    def _park_poisoned(self, turn: Turn, reason: str) -> None:
-        """Postgres refuses what these letters led to: set exactly them aside, and stop the run visibly."""
+    def _refused(self, turn: Turn, reason: str) -> None:
+        """Postgres will never accept this turn: find the letter that is at fault; without one it is the run itself."""
         actor, transition = turn.actor, turn.transition
-        commands = [row.command_id for row in transition.verdicts] if transition is not None else []
-        parking = actor.park([], commands, self._clock.now(), f"Postgres refuses what was told: {reason}"[:500])
-        telemetry.parked.inc()
-        parked = Turn(actor, parking.transition, turn.folded)
-        if parked.transition is not None:
-            self._queue_of(actor).put_nowait(parked)
+        actor.local[:0] = turn.local
+        if turn.entries and actor.caution == "none":
+            actor.caution, actor.rung = "alone", "c"
+            self._residents.free(actor)
+        elif turn.entries and turn.aside is None:
+            self._done.put_nowait([replace(turn, transition=None, aside=reason)])
+        elif actor.failures < FAILURES_BEFORE_PARK:
+            actor.failures = FAILURES_BEFORE_PARK
+            commands = [row.command_id for row in transition.verdicts] if transition is not None else []
+            self._park(actor, (), commands, f"Postgres refuses what was told: {reason}")
         else:
-            self._done.put_nowait([parked])
+            self._residents.remove(actor)
 
     async def _afterwards(self) -> None:
         """After commits: delete, tell, and let the runs have their next turn."""
@@ -229,14 +258,32 @@ class Host:
             turns = await self._done.get()
             while not self._done.empty():
                 turns += self._done.get_nowait()
-            folded = {turn.actor.id: turn.folded for turn in turns if turn.folded}
+            turns = await self._set_aside(turns)
+            folded: dict[RunId, tuple[bytes, ...]] = {}
+            for turn in turns:
+                if turn.entries:
+                    folded[turn.actor.id] = folded.get(turn.actor.id, ()) + turn.folded
             said = {turn.actor.id: turn.transition.told() for turn in turns if turn.transition is not None}
             try:
                 await self._inbox.after(folded, said)
             except FabricUnavailable as fault:
                 log.warning("watchers were not told, letters stay: both repair themselves", fault=str(fault))
-            for turn in turns:
-                self._rest(turn.actor)
+            for actor in dict.fromkeys(turn.actor for turn in turns):
+                self._rest(actor)
+
+    async def _set_aside(self, turns: list[Turn]) -> list[Turn]:
+        """Keep what is set aside; while Postgres is away it stays in the inbox, and is found again."""
+        letters = [(turn.actor.id, raw, turn.aside) for turn in turns if turn.aside for _, raw, _ in turn.entries]
+        if not letters:
+            return turns
+        for run_id, _, why in letters:
+            log.error("a letter is set aside", run_id=str(run_id), fault=why)
+        try:
+            await self._aside.keep(letters)
+        except StoreUnavailable as fault:
+            log.warning("poison letters stay where they are", fault=str(fault))
+            return [replace(turn, entries=()) if turn.aside else turn for turn in turns]
+        return turns
 
     def _rest(self, actor: Actor) -> None:
         """The turn is over: send what is owed, set the alarms, and let the run go when it only waits."""

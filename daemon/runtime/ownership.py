@@ -3,17 +3,22 @@
 Loops of the node: ``take`` (offers of the ready stream), ``listen`` (the doorbell), ``renew`` (leases), ``leave``
 (passivation). Letting go releases the lease first and then clears the owner: a crash between looks like an orphan,
 which the sweep finds; the other way round a run could be owned by nobody who knows.
+
+Where the database turns out older than what this node knew of a run (when it renews, lets go, or takes again what it
+let go lately), the run is parked: see ``store/quarantine``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.machine.commands import Epoch, RunId
+from daemon.machine.record import Known
 from daemon.machine.state import Run
 from daemon.runtime.actor import Actor
 from daemon.runtime.clock import Clock
@@ -27,6 +32,8 @@ RECLAIM_AFTER_TTLS = 1.5
 """Offers a dead node took are taken again after this many TTLs: by then its leases have surely run out."""
 TAKE_LIMIT = 50
 """Most runs claimed in one statement, so that several nodes share a flood."""
+REMEMBERED = 20_000
+"""Runs let go whose last state a node remembers, to notice at the next claim that Postgres has forgotten it."""
 
 
 class Ownership:
@@ -54,6 +61,7 @@ class Ownership:
         self._node = node
         self._ttl_s = lease_ttl_s
         self._capacity = capacity
+        self._let_go: OrderedDict[RunId, Known] = OrderedDict()
         self._leaving: asyncio.Queue[Actor] = asyncio.Queue()
         self._leasing = asyncio.Lock()
         """Renewals and releases take turns: a renewal under way would take back a lease that was just given up."""
@@ -165,6 +173,7 @@ class Ownership:
         for actor in fallen:
             self._residents.remove(actor)
         if fallen:
+            await self._claims.park_lost([_known(actor) for actor in fallen])
             async with self._leasing:
                 await self._leases.release([_held(actor) for actor in fallen], force=True)
             telemetry.fenced.inc(len(fallen))
@@ -203,7 +212,7 @@ class Ownership:
             for actor in actors:
                 self._residents.remove(actor)
         gone = [actor for actor in actors if released.get(actor.id) == "r"]
-        await self._claims.release([(*_fence(actor), actor.deadline(self._clock.now())) for actor in gone])
+        await self._clear_owner(gone)
         return len(gone)
 
     async def _release(self, actors: Sequence[Actor]) -> None:
@@ -220,11 +229,41 @@ class Ownership:
         gone = [actor for actor in actors if found.get(actor.id) == "r"]
         if not gone:
             return
-        await self._claims.release([(*_fence(actor), actor.deadline(self._clock.now())) for actor in gone])
+        await self._clear_owner(gone)
         telemetry.passivations.inc(len(gone))
         rung = [actor.id for actor in gone if actor.rung is not None]
         if rung:
             await self._ready.mark(rung)
+
+    async def _clear_owner(self, gone: Sequence[Actor]) -> None:
+        """Tell Postgres that these were let go; what it does not know of them any more is parked."""
+        moved = await self._claims.release(
+            [
+                (actor.id, actor.epoch, actor.owner, actor.deadline(self._clock.now()), actor.run.last_seq)
+                for actor in gone
+            ]
+        )
+        left = [actor for actor in gone if actor.id not in moved]
+        if left:
+            await self._claims.park_lost([_known(actor) for actor in left])
+        for actor in gone:
+            if not actor.run.terminal:
+                self._let_go[actor.id] = _known(actor)
+        while len(self._let_go) > REMEMBERED:
+            self._let_go.popitem(last=False)
+
+    async def _drop_the_lost(self, claimed: list[tuple[Run, Epoch]]) -> list[tuple[Run, Epoch]]:
+        """Without the runs that this node knew further on: those are parked."""
+        remembered = {run.id: self._let_go.pop(run.id, None) for run, _ in claimed}
+        lost = [
+            known
+            for run, epoch in claimed
+            if (known := remembered[run.id]) is not None and (epoch <= known.epoch or run.last_seq < known.last_seq)
+        ]
+        if not lost:
+            return claimed
+        parked = await self._claims.park_lost(lost)
+        return [(run, epoch) for run, epoch in claimed if run.id not in parked]
 
     async def _activate(self, offers: Sequence[Offer]) -> None:
         wanted = {
@@ -240,6 +279,7 @@ class Ownership:
             claimed, now_ms = await self._claims.claim(mine)
             if claimed:
                 self._clock.observe(now_ms)
+                claimed = await self._drop_the_lost(claimed)
             await self._move_in(claimed, mine, started)
         await self._ready.done([entry for entry, _ in offers])
 
@@ -262,5 +302,5 @@ def _held(actor: Actor) -> Held:
     return (actor.id, actor.owner, actor.epoch)
 
 
-def _fence(actor: Actor) -> tuple[RunId, Epoch, str]:
-    return (actor.id, actor.epoch, actor.owner)
+def _known(actor: Actor) -> Known:
+    return Known(actor.id, actor.epoch, actor.owner, actor.run.last_seq)

@@ -4,13 +4,13 @@ simulation's doubles. What a method may raise is part of it: FabricUnavailable a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.effects import Effect
 from daemon.machine.needs import Hint
-from daemon.machine.record import Outcomes, Told, Transition
+from daemon.machine.record import Known, Outcomes, Told, Transition
 from daemon.machine.state import Run
 
 Held = tuple[RunId, str, Epoch]
@@ -33,7 +33,9 @@ class Claims(Protocol):
 
     async def claim(self, wanted: Mapping[RunId, str]) -> tuple[list[tuple[Run, Epoch]], int]: ...
 
-    async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None]]) -> set[RunId]: ...
+    async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None, int]]) -> set[RunId]: ...
+
+    async def park_lost(self, known: Sequence[Known]) -> set[RunId]: ...
 
     async def still_held(self, held: Sequence[Held]) -> set[RunId]: ...
 
@@ -77,6 +79,12 @@ class Ready(Protocol):
     async def give_back(self) -> int: ...
 
     async def done(self, entries: Sequence[bytes]) -> None: ...
+
+
+class Aside(Protocol):
+    """Where letters are kept that a run cannot take."""
+
+    async def keep(self, letters: Iterable[tuple[RunId, bytes, str]]) -> None: ...
 
 
 Permit = Callable[[], bool]

@@ -33,6 +33,7 @@ from daemon.runtime.residents import Residents
 from daemon.runtime.sweep import Sweep, node_beacon
 from daemon.store.claims import Claims
 from daemon.store.journal import Lane
+from daemon.store.poison import Poison
 from daemon.store.pool import Pool
 from daemon.telemetry import log
 from gateway_client import Gateways
@@ -84,6 +85,7 @@ class Runner:
             inbox=inbox,
             ownership=self._ownership,
             dispatch=self._dispatch,
+            aside=Poison(pool),
             weather=self._hearing,
             tools=self._catalogue,
             limits=_limits(settings),
@@ -92,17 +94,7 @@ class Runner:
             batch=settings.store.journal_batch,
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        self._sweep = Sweep(
-            claims=claims,
-            leases=leases,
-            inbox=inbox,
-            ready=ready,
-            role=Role(redis, keys, "sweep", node=node, ttl_s=max(ttl_s, 3 * runtime.sweep_period_s)),
-            generation=Generation(redis, keys),
-            shining=partial(shining, redis, keys),
-            period_s=runtime.sweep_period_s,
-            stale_after_s=runtime.stale_after_s,
-        )
+        self._sweep = _sweep(settings, node, redis, keys, claims, leases, inbox, ready)
 
     @property
     def hears(self) -> bool:
@@ -161,6 +153,31 @@ class Runner:
                 await self._host.quiet()
         except TimeoutError:
             log.warning("some turns did not finish before the hand-over; their next owner repeats them")
+
+
+def _sweep(
+    settings: Settings,
+    node: str,
+    redis: Client,
+    keys: Keys,
+    claims: Claims,
+    leases: Leases,
+    inbox: Inbox,
+    ready: Ready,
+) -> Sweep:
+    runtime = settings.runtime
+    ttl_s = max(runtime.lease_ttl_s, 3 * runtime.sweep_period_s)
+    return Sweep(
+        claims=claims,
+        leases=leases,
+        inbox=inbox,
+        ready=ready,
+        role=Role(redis, keys, "sweep", node=node, ttl_s=ttl_s),
+        generation=Generation(redis, keys),
+        shining=partial(shining, redis, keys),
+        period_s=runtime.sweep_period_s,
+        stale_after_s=runtime.stale_after_s,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -5,12 +5,15 @@ yoyo takes its own lock, so several nodes may call this at once. It speaks throu
 
 from __future__ import annotations
 
-import re
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 from daemon.config import mask
 from daemon.errors import SetupError
+
+CONNECT_TIMEOUT_S = 5
+"""libpq's own default is to wait for ever."""
 
 
 def migrate(url: str, *, rollback_all: bool = False) -> list[str]:
@@ -19,12 +22,8 @@ def migrate(url: str, *, rollback_all: bool = False) -> list[str]:
     Raises SetupError when Postgres does not answer or refuses a migration.
     """
     import psycopg
-    from yoyo import get_backend
 
-    try:
-        backend = get_backend(_yoyo_url(url))
-    except psycopg.OperationalError as fault:
-        raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
+    backend = _backend(url)
     try:
         migrations = _migrations()
         with backend.lock():
@@ -40,13 +39,7 @@ def migrate(url: str, *, rollback_all: bool = False) -> list[str]:
 
 def missing(url: str) -> list[str]:
     """The ids of migrations that this database has not seen. Raises SetupError as ``migrate``."""
-    import psycopg
-    from yoyo import get_backend
-
-    try:
-        backend = get_backend(_yoyo_url(url))
-    except psycopg.OperationalError as fault:
-        raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
+    backend = _backend(url)
     try:
         return [one.id for one in backend.to_apply(_migrations())]
     finally:
@@ -61,5 +54,21 @@ def _migrations() -> Any:
     return found.replace([one for one in found if one.path.endswith(".sql")])
 
 
+def _backend(url: str) -> Any:
+    """yoyo's connection. Raises SetupError when Postgres does not answer within ``CONNECT_TIMEOUT_S``."""
+    import psycopg
+    from yoyo import get_backend
+
+    try:
+        backend = get_backend(_yoyo_url(url))
+    except psycopg.OperationalError as fault:
+        raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
+    backend.connection.prepare_threshold = None  # behind a pooler a prepared name may mean another statement
+    return backend
+
+
 def _yoyo_url(url: str) -> str:
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    """The URL as yoyo wants it, with libpq's ``connect_timeout`` unless it has one."""
+    asked = urlsplit(url)
+    query = asked.query if "connect_timeout=" in asked.query else f"{asked.query}&connect_timeout={CONNECT_TIMEOUT_S}"
+    return asked._replace(scheme="postgresql+psycopg", query=query.lstrip("&")).geturl()

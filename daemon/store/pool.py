@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
@@ -30,8 +30,15 @@ GONE = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InternalClientError,  # the server said that it ends this session, and has not closed the connection yet
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
 )
-"""What asyncpg raises when the server is away, or cannot work, for now."""
+"""What asyncpg raises when the server is away, or cannot work, for now: shut down, starting, out of memory, disk or
+connections, a disk that fails, a primary that has become a standby."""
+
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""What asyncpg raises when Postgres can never accept what it was told."""
 
 CONTENDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """What asyncpg raises when another transaction was first; the same may be tried again at once."""
@@ -41,7 +48,21 @@ COMMAND_TIMEOUT_S = 30.0
 OLDEST_SERVER = (15, 0)
 
 
-async def open_pool(url: str, *, size: int, patience_s: float) -> Pool:
+def session(name: str, *, pooled: bool) -> dict[str, Any]:
+    """How every connection is opened: with bounded waits, and a name that ``pg_stat_activity`` shows.
+
+    ``pooled``: behind a pooler in transaction mode nothing may outlive a transaction, prepared statements included. The
+    store uses no other feature of sessions: no LISTEN, no advisory lock but within a transaction, no temporary table.
+    """
+    kept: dict[str, Any] = {"statement_cache_size": 0} if pooled else {}
+    return kept | {
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": COMMAND_TIMEOUT_S,  # a server that vanished without a word is not waited for for ever
+        "server_settings": {"application_name": name},
+    }
+
+
+async def open_pool(url: str, *, size: int, patience_s: float, pooled: bool = False) -> Pool:
     """A pool of at most ``size`` connections, once Postgres answers.
 
     Raises SetupError, the URL in it with its password masked, when that takes longer than ``patience_s`` or when the
@@ -50,21 +71,14 @@ async def open_pool(url: str, *, size: int, patience_s: float) -> Pool:
     until = time.monotonic() + patience_s
     while True:
         try:
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=size,
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=COMMAND_TIMEOUT_S,
-                server_settings={"application_name": "runwarden"},
-            )
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=size, **session("runwarden", pooled=pooled))
         except GONE as fault:
             if time.monotonic() >= until:
-                raise SetupError(f"Postgres at {mask(url)} does not answer: {_plain(fault)}") from None
-            log.info("waiting for Postgres", url=mask(url), fault=_plain(fault))
+                raise SetupError(f"Postgres at {mask(url)} does not answer: {plain(fault)}") from None
+            log.info("waiting for Postgres", url=mask(url), fault=plain(fault))
             await asyncio.sleep(min(0.5, patience_s / 4))
         except (asyncpg.PostgresError, ValueError) as fault:
-            raise SetupError(f"Postgres at {mask(url)} refuses: {_plain(fault)}") from None
+            raise SetupError(f"Postgres at {mask(url)} refuses: {plain(fault)}") from None
         else:
             await _check_version(pool, url)
             return pool
@@ -78,18 +92,29 @@ async def _check_version(pool: Pool, url: str) -> None:
         raise SetupError(f"Postgres at {mask(url)} is version {version.major}; Runwarden needs 15 or newer.")
 
 
-def _plain(fault: BaseException) -> str:
+def plain(fault: BaseException) -> str:
+    """What went wrong, never empty."""
     return str(fault).strip() or type(fault).__name__
 
 
 @asynccontextmanager
 async def reading(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection for one piece of work. Raises StoreUnavailable when the server is away."""
+    """A connection for one piece of work.
+
+    Raises StoreUnavailable when the server is away, or says what nobody here has heard before: both pass, and no loop
+    may end over it. What it refuses for what it was told (``REFUSED``) is the caller's, and raised as it is.
+    """
     try:
         async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
             yield connection  # type: ignore[misc] # asyncpg's proxy stands in for a Connection
-    except (*GONE, *CONTENDED) as fault:
+    except REFUSED:
+        raise
+    except (*GONE, asyncpg.PostgresError) as fault:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # giving a cancelled query's connection back may fail in its turn;
             raise asyncio.CancelledError from fault  # that must not swallow the cancellation
-        raise StoreUnavailable(f"Postgres does not answer ({_plain(fault)}); nothing was lost, try again.") from fault
+        if isinstance(fault, asyncpg.ReadOnlySQLTransactionError):
+            await pool.expire_connections()  # they lead to a standby by now; new ones ask who the primary is
+        if not isinstance(fault, (*GONE, *CONTENDED)):
+            log.error("Postgres says what is not understood", fault=plain(fault))
+        raise StoreUnavailable(f"Postgres does not answer ({plain(fault)}); nothing was lost, try again.") from fault

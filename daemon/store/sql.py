@@ -1,8 +1,19 @@
-"""The statements of the hot path: the grouped commit, the claim, the release. Read beside ``journal`` and ``claims``.
+"""The statements of the hot path: the grouped commit and its arguments, the claim, the release.
+
+Read beside ``journal``, ``claims`` and ``quarantine``.
 
 The commit is one statement for many runs. ``held`` locks the rows that pass the fence, in id order (so two batches
 never wait for each other in a circle); everything else happens for those ids only.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from daemon.machine.record import Transition
+
+_T = TypeVar("_T")
 
 COMMIT = """
 WITH given AS MATERIALIZED (
@@ -20,7 +31,7 @@ WITH given AS MATERIALIZED (
         last_seq = g.last_seq, status = g.status, paused_reason = g.paused_reason, paused_seq = g.paused_seq,
         current_step_index = g.step_index, last_activity_at = held.at,
         started_at = to_timestamp(g.started_ms / 1000.0), finished_at = to_timestamp(g.finished_ms / 1000.0),
-        error_code = g.error_code, error_message = g.error_message
+        error_code = g.error_code, error_message = g.error_message, recoveries = 0, wake_at = NULL
     FROM given g JOIN held ON held.id = g.run_id WHERE r.id = held.id
     RETURNING r.id
 ), step_rows AS (
@@ -84,11 +95,7 @@ SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000
 FROM workflow_runs WHERE id = ANY($1::uuid[])
 """
 
-CLAIM = """
-WITH want AS (SELECT * FROM unnest($1::uuid[], $2::text[]) AS t(id, owner)),
-held AS (SELECT r.id FROM workflow_runs r JOIN want ON want.id = r.id ORDER BY r.id FOR UPDATE OF r)
-UPDATE workflow_runs r SET epoch = r.epoch + 1, owner = want.owner, wake_at = NULL
-FROM want JOIN held ON held.id = want.id WHERE r.id = held.id
+_CLAIMED = """
 RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.paused_seq, r.current_step_index,
     r.epoch, r.owner, r.last_seq, r.error_code, r.error_message,
     (extract(epoch FROM r.created_at) * 1000)::bigint AS created_ms,
@@ -96,6 +103,64 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
     (extract(epoch FROM r.finished_at) * 1000)::bigint AS finished_ms,
     (extract(epoch FROM r.last_activity_at) * 1000)::bigint AS last_ms,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+"""
+
+# Taking a run from an owner who never let it go is a takeover. `recoveries` counts those since its last commit or
+# release; past $3 of them, `wake_at` of an owned run says when the next may be: $4 s, doubling up to $5 s.
+CLAIM = (
+    """
+WITH want AS (SELECT * FROM unnest($1::uuid[], $2::text[]) AS t(id, owner)),
+held AS (
+    SELECT r.id FROM workflow_runs r JOIN want ON want.id = r.id
+    WHERE r.owner IS NULL OR r.wake_at IS NULL OR r.wake_at <= clock_timestamp()
+    ORDER BY r.id FOR UPDATE OF r
+)
+UPDATE workflow_runs r SET epoch = r.epoch + 1, owner = want.owner,
+    recoveries = CASE WHEN r.owner IS NULL THEN 0 ELSE r.recoveries + 1 END,
+    wake_at = CASE WHEN r.owner IS NOT NULL AND r.recoveries >= $3::int THEN
+        clock_timestamp() + make_interval(secs => least($4 * 2 ^ least(r.recoveries - $3, 30), $5)) END
+FROM want JOIN held ON held.id = want.id WHERE r.id = held.id
+"""  # noqa: S608 - both halves are constants
+    + _CLAIMED
+)
+
+# Takes for $5 those of the runs ($1, as their owner $3 knew them at epoch $2 and seq $4) that the database holds an
+# older state of; with a new epoch above both, so nobody who knows either state can write any more.
+CLAIM_BEHIND = (
+    """
+WITH known AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[]) AS t(id, epoch, owner, last_seq)
+), held AS (
+    SELECT r.id, greatest(r.epoch, k.epoch) + 1 AS epoch FROM workflow_runs r JOIN known k ON k.id = r.id
+    WHERE r.status IN ('running', 'paused')
+        AND (r.epoch < k.epoch OR r.last_seq < k.last_seq OR r.epoch = k.epoch AND r.owner <> k.owner)
+    ORDER BY r.id FOR UPDATE OF r
+)
+UPDATE workflow_runs r SET epoch = held.epoch, owner = $5, wake_at = NULL FROM held WHERE r.id = held.id
+"""  # noqa: S608 - both halves are constants
+    + _CLAIMED
+)
+
+# The unfinished runs after $1 by id that are not parked for a loss already.
+UNFINISHED = """
+SELECT id FROM workflow_runs
+WHERE status IN ('running', 'paused') AND id > $1 AND error_code IS DISTINCT FROM $2 ORDER BY id LIMIT $3
+"""
+
+CLAIM_UNFINISHED = (
+    """
+WITH held AS (
+    SELECT id FROM workflow_runs
+    WHERE id = ANY($1::uuid[]) AND status IN ('running', 'paused') ORDER BY id FOR UPDATE
+)
+UPDATE workflow_runs r SET epoch = r.epoch + 1, owner = $2, wake_at = NULL FROM held WHERE r.id = held.id
+"""  # noqa: S608 - both halves are constants
+    + _CLAIMED
+)
+
+COUNT_UNFINISHED = """
+SELECT status, paused_reason, count(*) AS runs FROM workflow_runs
+WHERE status IN ('running', 'paused') AND error_code IS DISTINCT FROM $1 GROUP BY status, paused_reason ORDER BY 1, 2
 """
 
 LOAD_SPECS = "SELECT run_id, snapshot FROM workflow_run_specs WHERE run_id = ANY($1::uuid[])"
@@ -116,12 +181,13 @@ SELECT a.* FROM unnest($1::uuid[]) AS want(id) CROSS JOIN LATERAL (
 
 RELEASE = """
 WITH given AS (
-    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[]) AS t(id, epoch, owner, wake_ms)
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
+        AS t(id, epoch, owner, wake_ms, last_seq)
 ), held AS (
     SELECT r.id FROM workflow_runs r JOIN given g ON g.id = r.id
-    WHERE r.epoch = g.epoch AND r.owner = g.owner ORDER BY r.id FOR UPDATE OF r
+    WHERE r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.last_seq ORDER BY r.id FOR UPDATE OF r
 )
-UPDATE workflow_runs r SET owner = NULL, wake_at = to_timestamp(g.wake_ms / 1000.0)
+UPDATE workflow_runs r SET owner = NULL, wake_at = to_timestamp(g.wake_ms / 1000.0), recoveries = 0
 FROM given g JOIN held ON held.id = g.id WHERE r.id = held.id
 RETURNING r.id
 """
@@ -154,6 +220,7 @@ OWNING_NODES = "SELECT DISTINCT split_part(owner, '/', 1) FROM workflow_runs WHE
 
 OWNED_BY = """
 SELECT id FROM workflow_runs WHERE owner IS NOT NULL AND split_part(owner, '/', 1) = ANY($1::text[])
+    AND (wake_at IS NULL OR wake_at <= clock_timestamp())
 ORDER BY last_activity_at LIMIT $2
 """
 
@@ -162,3 +229,41 @@ SELECT run_id FROM workflow_run_commands
 WHERE verdict IS NULL AND created_at < clock_timestamp() - make_interval(secs => $1) GROUP BY run_id
 ORDER BY min(created_at) LIMIT $2
 """
+
+
+def columns(rows: Sequence[Sequence[_T]], width: int) -> list[list[_T]]:
+    """Rows as ``width`` columns, for ``unnest``."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def arguments(batch: Sequence[Transition]) -> list[list[object]]:
+    """The arrays of COMMIT, in the order of its parameters."""
+    runs: list[Sequence[object]] = []
+    steps: list[Sequence[object]] = []
+    attempts: list[Sequence[object]] = []
+    events: list[Sequence[object]] = []
+    verdicts: list[Sequence[object]] = []
+    for one in batch:
+        run, run_id = one.run, one.run_id
+        fence = (run_id, one.epoch, one.owner, one.expected_seq)
+        place = (run.last_seq, run.status, run.paused_reason, run.paused_seq, run.step_index)
+        times = (one.at, run.started_at, run.finished_at)
+        runs.append((*fence, *place, *times, run.error_code, run.error_message))
+        steps += [(run_id, *row) for row in one.steps]
+        events += [(run_id, row.seq, row.event_type, row.payload.decode()) for row in one.events]
+        verdicts += [(run_id, *row) for row in one.verdicts]
+        for row in one.attempts:
+            a = row.attempt
+            name = (run_id, a.step_index, a.index, a.req_id, a.epoch, a.state)
+            clock = (a.first_intended_at, a.intended_at, a.ack_by, a.deadline_at, a.acked_at)
+            cancel = (a.canceling, a.cancel_until)
+            unsent = (a.retry_at, a.tries, a.unsent_reason, a.unsent_detail)
+            end = (a.ended_at, a.answered, a.log_bytes, *((a.mark.term, a.mark.number) if a.mark else (None, None)))
+            attempts.append((*name, *clock, *cancel, *unsent, *end, *row[1:]))
+    return [
+        *columns(runs, 14),
+        *columns(steps, 10),
+        *columns(attempts, 27),
+        *columns(events, 4),
+        *columns(verdicts, 5),
+    ]

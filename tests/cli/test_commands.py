@@ -124,3 +124,17 @@ def test_help_names_every_command() -> None:
 
 def test_version_is_told() -> None:
     assert run("--version").output.startswith("runwarden")
+
+
+def test_quarantine_of_a_database_that_is_not_migrated_says_what_to_do(bare_database: str) -> None:
+    shown = run("quarantine", "--yes", postgres_url=bare_database)
+    assert shown.exit_code == 1
+    assert "run 'runwarden migrate' first" in shown.stderr
+    assert "Traceback" not in shown.output
+
+
+def test_quarantine_of_nothing_changes_nothing(database: str) -> None:
+    for arguments in (("quarantine",), ("quarantine", "--yes")):
+        shown = run(*arguments, postgres_url=database)
+        assert shown.exit_code == 0
+        assert shown.output.startswith("0 unfinished runs")

@@ -12,7 +12,7 @@ from daemon.fabric.inbox import READ_LIMIT, Inbox, Post
 from daemon.fabric.keys import Keys
 from daemon.machine.commands import Mark, RunId
 from daemon.runtime.residents import Residents
-from daemon.store import journal
+from daemon.store import pool
 from daemon.store.journal import Lane
 from tests.api.harness import stack, step
 from tests.cluster.harness import Cluster, runner_of
@@ -83,7 +83,7 @@ async def test_the_alarms_of_a_run_that_talks_do_not_pile_up(database: str, redi
 
 
 async def test_a_lane_does_not_wait_for_ever_for_an_answer(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "COMMAND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(pool, "COMMAND_TIMEOUT_S", 0.3)
     lane = Lane(database)
     connection = await lane._connected()
     began = asyncio.get_running_loop().time()

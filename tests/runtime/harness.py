@@ -145,11 +145,13 @@ class Rig:
         where = {"postgres_url": self.database, "redis_url": self.redis_url, "gateway_url": self.gateway.url}
         settings = load(**QUICK | where | {"node_name": name} | more)
         async with AsyncExitStack() as stack:
-            pool = await open_pool(self.database, size=settings.store.postgres_pool, patience_s=10)
+            store = settings.store
+            url, pooled = store.postgres_url.get_secret_value(), store.postgres_pooled
+            pool = await open_pool(url, size=store.postgres_pool, patience_s=10, pooled=pooled)
             stack.push_async_callback(pool.close)
             redis = await open_client(self.redis_url, patience_s=10)
             stack.push_async_callback(redis.close)
-            lanes = [Lane(self.database) for _ in range(settings.store.journal_lanes)]
+            lanes = [Lane(url, pooled=pooled) for _ in range(store.journal_lanes)]
             for lane in lanes:
                 stack.push_async_callback(lane.close)
             gateways = gateways_by(settings)

@@ -69,7 +69,8 @@ class Book:
         return start
 
     async def claim(self, run_id: RunId, owner: str = OWNER) -> Run:
-        """Claim the run for ``owner``; answers it as it was read back."""
+        """Claim the run for ``owner``, however often it was taken over; answers it as it was read back."""
+        await self.pool.execute("UPDATE workflow_runs SET wake_at = NULL WHERE id = $1 AND owner IS NOT NULL", run_id)
         claimed, _ = await self.claims.claim({run_id: owner})
         ((run, epoch),) = claimed
         self._epochs[run_id] = epoch

@@ -72,12 +72,14 @@ async def test_only_the_last_claim_may_commit(memory: Book) -> None:
 
 async def test_a_transition_is_committed_on_the_seq_it_was_made_for_or_not_at_all(memory: Book) -> None:
     story, other = await memory.open(step()), await memory.open(step())
+    await memory.write(story)
+    story.hear(acked(story.req), done(story.req))
     (wrong,), (right,) = memory.told(story), memory.told(other)
-    outcomes = await memory.lane.commit([replace(wrong, expected_seq=7), right])
+    outcomes = await memory.lane.commit([replace(wrong, expected_seq=0), right])
     assert outcomes.fenced == {story.run.id}
     assert set(outcomes.committed) == {other.run.id}
     assert await memory.claim(other.run.id) == other.run
-    assert (await memory.claim(story.run.id)).last_seq == 0
+    assert (await memory.claim(story.run.id)).last_seq == wrong.expected_seq
 
 
 async def test_committing_again_what_was_committed_changes_nothing(memory: Book) -> None:
@@ -102,8 +104,8 @@ async def test_a_release_clears_the_owner_of_its_own_claim_only(memory: Book) ->
     story = await memory.open(step())
     run_id = story.run.id
     assert await memory.claims.still_held([(run_id, OWNER, Epoch(1))]) == {run_id}
-    assert await memory.claims.release([(run_id, Epoch(1), "thief", None)]) == set()
-    assert await memory.claims.release([(run_id, Epoch(1), OWNER, 1)]) == {run_id}
+    assert await memory.claims.release([(run_id, Epoch(1), "thief", None, 0)]) == set()
+    assert await memory.claims.release([(run_id, Epoch(1), OWNER, 1, 0)]) == {run_id}
     assert await memory.claims.still_held([(run_id, OWNER, Epoch(1))]) == set()
     assert await memory.claims.due(10) == [run_id]
 
@@ -111,7 +113,7 @@ async def test_a_release_clears_the_owner_of_its_own_claim_only(memory: Book) ->
 async def test_who_waits_for_an_hour_to_come_is_not_due_before(memory: Book) -> None:
     story = await memory.open(step())
     _, now_ms = await memory.claims.claim({story.run.id: OWNER})
-    await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000)])
+    await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000, 0)])
     assert await memory.claims.due(10) == []
     await memory.claims.wake_waiting()
     assert await memory.claims.due(10) == [story.run.id]

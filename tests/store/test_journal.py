@@ -17,11 +17,10 @@ from tests.store.conftest import Book
 
 FOREIGN: dict[str, dict[str, Any]] = {
     "an old epoch": {"epoch": Epoch(0)},
-    "a later epoch": {"epoch": Epoch(2)},
-    "another owner": {"owner": "thief"},
+    "another owner of an old epoch": {"epoch": Epoch(0), "owner": "thief"},
     "a seq that was": {"expected_seq": 1},
-    "a seq to come": {"expected_seq": 3},
 }
+"""What a fenced owner says. What an owner says who knows more than Postgres stands in ``tests/loss``."""
 
 
 async def test_a_commit_writes_run_steps_attempts_events_and_verdicts(book: Book) -> None:
