@@ -54,10 +54,10 @@ async def events(request: web.Request) -> web.StreamResponse:
         raise TooManyClients
     async with context.feed.watch(run_id) as watcher:
         response = web.StreamResponse(headers=HEADERS)
-        await response.prepare(request)
         stream = _Stream(context, head.id, response, watcher, after=after, limit=limit)
         stream.ends_at = request[CALLER].expires_at
         with contextlib.suppress(ConnectionError, TimeoutError, StoreUnavailable):
+            await response.prepare(request)
             await stream.run(finished=head.terminal)
     return response
 

@@ -31,7 +31,7 @@ MOVES = frozenset({"TOOLS", "DISCONNECT", "INVOKE_FAILED"})
 """The envelopes that say that an agent may be elsewhere than we think."""
 KNOWN = MOVES | URGENCY.keys()
 REMEMBERED = frozenset({"INVOKE_ACK", "RESULT", "CANCEL_ACK"})
-RETRY_MAX_S = 15.0
+RETRY_MAX_S = 5.0
 LOOK_S = 0.5
 """Between two looks at the roles: a leaving holder is followed within this."""
 HAND_OVER_S = 2.0
