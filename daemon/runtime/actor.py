@@ -83,6 +83,12 @@ class Actor:
     def id(self) -> RunId:
         return self.run.id
 
+    @property
+    def agent_id(self) -> str | None:
+        """The agent of the newest attempt."""
+        attempt = self.run.attempt
+        return None if attempt is None else self.run.spec.steps[attempt.step_index].tool_config.agent_id
+
     def turn(self, entries: Sequence[Entry], commands: Sequence[Command], now: int, facts: Facts) -> Turn:
         """Fold everything that came.
 

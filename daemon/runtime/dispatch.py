@@ -38,7 +38,14 @@ class GatewayDispatch:
         self._draining = False
 
     def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None:
-        """Carry the effect out in a task of its own; ``answer`` is called exactly once, at the end."""
+        """Carry the effect out in a task of its own; ``answer`` is called exactly once, at the end.
+
+        A cancel is answered at once: it has nothing to tell, and an agent that takes nothing any more may hold it open
+        for ever. Its run must not stay resident for that.
+        """
+        if isinstance(effect, Cancel):
+            answer(None)
+            answer = _to_nobody
         task = asyncio.get_running_loop().create_task(self._carry(effect, permit, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -138,3 +145,7 @@ class GatewayDispatch:
                 telemetry.calls.labels(verb, "answered", "").inc()
                 return answer
         return None
+
+
+def _to_nobody(letter: Letter | None) -> None:
+    """Where an answer goes that was given already."""

@@ -75,6 +75,7 @@ def open_ears(
     inbox: Inbox,
     missed: Callable[[], None],
     unsure: Callable[[], None],
+    returned: Callable[[str], None],
 ) -> Hearing:
     """An ear for each Gateway, and one for their Redis; none of them listens yet."""
     ttl_s = settings.runtime.lease_ttl_s
@@ -94,6 +95,7 @@ def open_ears(
             missed=missed,
             unsure=unsure,
             moved=gateways.directory.suspect,
+            returned=returned,
         )
 
     ears = {name: ear(name, client.events, URGENCY) for name, client in gateways.clients.items()}

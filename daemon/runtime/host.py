@@ -101,10 +101,12 @@ class Host:
             }
             await asyncio.sleep(0.01)
 
-    def ask_again(self) -> None:
-        """We may have missed something (the Gateway's stream broke): inquire about every attempt in flight."""
+    def ask_again(self, agent_id: str | None = None) -> None:
+        """We may have missed something (the Gateway's stream broke, or this agent's tunnel): inquire about every
+        attempt in flight, or about those at the agent."""
         for actor in self._residents:
-            self.ask_again_about(actor)
+            if agent_id is None or actor.agent_id == agent_id:
+                self.ask_again_about(actor)
 
     def ask_again_about(self, actor: Actor) -> None:
         """As ``ask_again``, for one run whose letters may have been lost with its lease."""
@@ -315,8 +317,8 @@ class Host:
             self._send(actor, effect)
 
     def _send(self, actor: Actor, effect: Effect) -> None:
-        if actor.run.attempt is not None:
-            self._tools.want(actor.run.spec.steps[actor.run.attempt.step_index].tool_config.agent_id)
+        if actor.agent_id is not None:
+            self._tools.want(actor.agent_id)
         actor.open_effects += 1
         permit = partial(self._permit, actor, effect)
         self._dispatch.submit(effect, permit=permit, answer=partial(self._answer, actor))

@@ -61,6 +61,7 @@ class Ingest:
         missed: Callable[[], None],
         unsure: Callable[[], None],
         moved: Callable[[str], None],
+        returned: Callable[[str], None],
     ) -> None:
         self._gateway = gateway
         self._source = source
@@ -75,6 +76,7 @@ class Ingest:
         self._missed = missed
         self._unsure = unsure
         self._moved = moved
+        self._returned = returned
         self._heard_word: bytes | None = None
         self._memory = Memory(time.monotonic)
         self._part: Part = "none"
@@ -209,6 +211,8 @@ class Ingest:
             telemetry.ingest_envelopes.labels(self._gateway, kind).inc()
             if kind in MOVES:
                 self._moved(envelope.agent_id)
+            if kind == "TOOLS":
+                self._returned(envelope.agent_id)
             if kind == "INVOKE_FAILED":
                 self._note_failed(envelope)
         if self._part == "standby":

@@ -39,6 +39,7 @@ from daemon.telemetry import log
 from gateway_client import Gateways
 
 QUIET_S = 5.0
+RETURNED_S = 1.0
 
 
 class Runner:
@@ -76,6 +77,7 @@ class Runner:
             inbox=inbox,
             missed=self.missed,
             unsure=self.unsure,
+            returned=self.returned,
         )
         self._host = Host(
             residents=residents,
@@ -113,6 +115,13 @@ class Runner:
     def unsure(self) -> None:
         """Another node had the gap, or took over: ask about the attempts in flight here."""
         self._host.ask_again()
+
+    def returned(self, agent_id: str) -> None:
+        """An agent connected anew: after a moment for the RESULTs that it sends again, ask about its calls here.
+
+        Runs elsewhere, and passive ones, ask at the next look of their own.
+        """
+        asyncio.get_running_loop().call_later(RETURNED_S, self._host.ask_again, agent_id)
 
     def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The long-lived parts by name; each runs until cancelled."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from daemon.machine import effects
-from tests.api.harness import step
+from tests.api.harness import AGENT, step
 from tests.patience import eventually
 from tests.weather.outdoors import BRIEFLY, ONE_STEP, Outdoors, attempt_of, count
 
@@ -18,6 +18,17 @@ async def test_lost_result_is_found_in_the_store_when_the_deadline_has_come(out:
     run = await out.completed(run_id)
     assert attempt_of(run)["ok"] is True
     assert (await out.verdict(run_id))["outcome"] == "done"
+    assert out.ran == ["ok"]
+
+
+async def test_lost_result_is_found_when_its_agent_connects_anew(out: Outdoors) -> None:
+    """Long before the look at 30 seconds of age, and a minute before the deadline."""
+    out.weather.change("lost_result")
+    run_id = await out.live.start(step("a"))
+    await eventually(lambda: out.ran == ["ok"], what="the tool having run")
+    out.live.gateway.publish({"v": 1, "type": "TOOLS", "agent_id": AGENT, "ts": 1, "payload": {"tools": []}})
+    run = await out.live.until(run_id, "completed", within_s=20)
+    assert attempt_of(run)["ok"] is True
     assert out.ran == ["ok"]
 
 
