@@ -129,7 +129,7 @@ class Ownership:
         A lease taken again proves nothing: another node may have had the run in between and let it go. Until Postgres
         says that the claim stands, such a run is in doubt, and its lease does not count as renewed.
         """
-        doubted: set[Actor] = set()
+        doubted: dict[Actor, None] = {}  # in order, so that a simulated node does the same thing twice
         while True:
             await asyncio.sleep(self._ttl_s / 3)
             try:
@@ -149,7 +149,7 @@ class Ownership:
                 elif renewal == "t":
                     telemetry.leases_lost.inc()
                     actor.doubted = True
-                    doubted.add(actor)
+                    doubted[actor] = None
                 elif renewal == "r" and actor not in doubted:
                     actor.renewed_at = started
             if doubted:
@@ -158,7 +158,7 @@ class Ownership:
                 except (FabricUnavailable, StoreUnavailable) as fault:
                     log.warning("leases that had vanished stay in doubt", runs=len(doubted), fault=str(fault))
 
-    async def _look_again(self, doubted: set[Actor], started: float, missed: Callable[[Actor], None]) -> None:
+    async def _look_again(self, doubted: dict[Actor, None], started: float, missed: Callable[[Actor], None]) -> None:
         """Ask Postgres about claims in doubt; those that fell are dropped, and whoever comes next is called."""
         held = await self._claims.still_held([_held(actor) for actor in doubted])
         fallen = [actor for actor in doubted if actor.id not in held]
@@ -169,7 +169,7 @@ class Ownership:
                 await self._leases.release([_held(actor) for actor in fallen], force=True)
             telemetry.fenced.inc(len(fallen))
             log.info("fenced: other nodes had these runs", runs=len(fallen))
-        for actor in doubted.difference(fallen):
+        for actor in [actor for actor in doubted if actor not in fallen]:
             actor.renewed_at = started
             actor.doubted = False
             missed(actor)
