@@ -1,7 +1,7 @@
 """Play many seeds: ``python -m tests.sim 500``, ``python -m tests.sim 40..80``; two processes, or ``-j N``.
 
-Prints each failing seed with its violations, the end of its trace, and the command that replays it. Exit status 1 if
-any failed.
+Seeds from 0 on are followed by a fault at every single await of a small universe. Prints each failing seed with its
+violations, the end of its trace, and the command that replays it. Exit status 1 if any failed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 
 import click
 
+from tests.sim.every_await import strike, strikes
 from tests.sim.universe import Report, play
 
 LAST_LINES = 40
@@ -26,18 +27,24 @@ def main() -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="the whole trace of each seed")
     given = parser.parse_args()
     begun, failed, ends = time.monotonic(), [], Counter[str]()
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(min(given.jobs, len(given.seeds))) as pool:
+    with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
         for report in pool.imap(play, given.seeds, chunksize=4):
             ends.update(status.split(":")[0] for status in report.statuses)
             if report.violations:
-                failed.append(report.seed)
+                failed.append(f"seed {report.seed}")
             if report.violations or given.verbose:
                 click.echo(told(report, lines=None if given.verbose else LAST_LINES))
-    took_s = time.monotonic() - begun
-    click.echo(f"{len(given.seeds)} seeds in {took_s:.1f} s, {sum(ends.values())} runs: {dict(sorted(ends.items()))}")
+        click.echo(f"{len(given.seeds)} seeds in {time.monotonic() - begun:.1f} s; runs: {dict(sorted(ends.items()))}")
+        everywhere = strikes() if given.seeds.start == 0 else []  # else somebody looks for certain seeds
+        for (fate, number), report in zip(everywhere, pool.imap(strike, everywhere, chunksize=16), strict=True):
+            if report.violations:
+                failed.append(f"{fate} at exchange {number}")
+                click.echo(f"{told(report)}\n   but it was: {failed[-1]} of the universe in tests/sim/every_await.py")
+    click.echo(
+        f"{len(everywhere)} faults, one at each await of a small universe; {time.monotonic() - begun:.1f} s in all"
+    )
     if failed:
-        click.echo(f"{len(failed)} failed: {' '.join(map(str, failed))}")
+        click.echo(f"{len(failed)} FAILED: {', '.join(failed)}")
     return 1 if failed else 0
 
 

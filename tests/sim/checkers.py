@@ -148,10 +148,12 @@ def no_result_goes_unasked(servers: Servers) -> Iterator[str]:
     ledger = servers.gateway.ledger
     for row in servers.store.runs.values():
         for attempt in row.attempts.values():
-            stored, given_up = ledger.stored.get(attempt.req_id), _given_up_at(row, attempt.req_id)
-            if attempt.state != "unknown" or stored is None or given_up is None or stored >= given_up:
+            stored = ledger.stored.get(attempt.req_id)
+            if attempt.state != "unknown" or stored is None:
                 continue
-            if not any(at > stored for at in ledger.inquired.get(attempt.req_id, ())):
+            given_up = _given_up_at(row, attempt.req_id)
+            asked = any(at > stored for at in ledger.inquired.get(attempt.req_id, ()))
+            if given_up is not None and stored < given_up and not asked:
                 yield f"{_attempt(servers, attempt.req_id)} is unknown, its RESULT was stored, and nobody asked"
 
 

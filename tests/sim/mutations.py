@@ -114,7 +114,7 @@ def decided_without_the_seen_seq() -> AbstractContextManager[Any]:
     return patch.object(decide, "_not_at_that_pause", careless)
 
 
-def letters_without_a_commit_deleted_unasked() -> AbstractContextManager[Any]:
+def letters_deleted_unasked() -> AbstractContextManager[Any]:
     """Letters that mean nothing to an owner are deleted without asking whether it still is the owner."""
 
     async def ours(self: Host, turns: Sequence[Any]) -> list[Any]:
@@ -140,10 +140,5 @@ MUTATIONS: dict[str, Case] = {
     ),
     "decide without the seen seq": Case(
         decided_without_the_seen_seq, ("commands_get_one_verdict",), Plan(people=2, odd_tools=0.7, runs=3)
-    ),
-    "delete letters that led to nothing without asking": Case(
-        letters_without_a_commit_deleted_unasked,
-        ("no_result_is_lost",),
-        Plan(stop=0.03, slow=0.03, event_doubled=0.5, keeps_results=False, hosts=3, runs=5, odd_tools=0.2, thefts=6),
     ),
 }

@@ -27,22 +27,17 @@ def test_a_seed_keeps_every_promise(seed: int) -> None:
 
 def test_a_seed_is_the_same_universe_in_every_process() -> None:
     """Whatever order sets of strings and of objects have there: what fails once can be watched again."""
-    script = (
-        "from tests.sim.universe import play; print(*(play(seed).fingerprint for seed in range(100, 106)), sep='\\n')"
+    script = "from tests.sim.universe import play\nfor seed in range(100, 104): print(play(seed).fingerprint)"
+    there = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONHASHSEED": "4711"},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    told_there = [
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env=os.environ | {"PYTHONHASHSEED": chance},
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split()
-        for chance in ("1", "2")
-    ]
-    here = [play(seed).fingerprint for seed in range(100, 106)]
-    assert told_there == [here, here]
+    here = [play(seed).fingerprint for seed in range(100, 104)]
+    assert there.stdout.split() == here
     assert len(set(here)) == len(here)
 
 
@@ -73,7 +68,7 @@ def test_the_faults_really_strike() -> None:
         hosts=3, runs=5,
     )  # fmt: skip
     seen = {
-        part for seed in range(6) for _, _, what, how in play(seed, plan).trace for part in (what.split(" is ")[0], how)
+        part for seed in range(3) for _, _, what, how in play(seed, plan).trace for part in (what.split(" is ")[0], how)
     }
     fates = {"lost", "unanswered", "slow", "stop", "crash before", "crash during", "crash after"}
     assert fates <= seen
