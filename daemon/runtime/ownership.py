@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
@@ -237,11 +237,20 @@ class Ownership:
         mine = {run_id: owner for run_id, owner in wanted.items() if run_id in taken}
         telemetry.claims.labels("held_already").inc(len(wanted) - len(mine))
         if mine:
-            claimed, now_ms = await self._claims.claim(mine)
+            try:
+                claimed, now_ms = await self._claims.claim(mine)
+            except StoreUnavailable:
+                await self._offer_again(mine)
+                await self._ready.done([entry for entry, _ in offers])
+                raise
             if claimed:
                 self._clock.observe(now_ms)
             await self._move_in(claimed, mine, started)
         await self._ready.done([entry for entry, _ in offers])
+
+    async def _offer_again(self, mine: Mapping[RunId, str]) -> None:
+        """These could not be claimed. Whoever gets the offers next must not take the runs for held."""
+        await self._leases.release([(run_id, owner, Epoch(0)) for run_id, owner in mine.items()], force=True)
 
     async def _move_in(self, claimed: Sequence[tuple[Run, Epoch]], mine: dict[RunId, str], started: float) -> None:
         held: list[Held] = [(run.id, mine[run.id], epoch) for run, epoch in claimed]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from daemon.errors import StoreUnavailable
 from daemon.machine import decide
 from daemon.machine.commands import Epoch
 from daemon.machine.effects import Effect, effects
@@ -19,6 +20,7 @@ from daemon.machine.state import Run
 from daemon.runtime import actor as actor_room
 from daemon.runtime.actor import Actor
 from daemon.runtime.host import Host
+from daemon.runtime.ownership import Ownership
 from daemon.runtime.sweep import Sweep
 from tests.sim.faults import Plan
 from tests.sim.postgres import Postgres
@@ -121,6 +123,15 @@ def letters_deleted_unasked() -> AbstractContextManager[Any]:
         return list(turns)
 
     return patch.object(Host, "_still_ours", ours)
+
+
+def leases_kept_after_a_failed_claim() -> AbstractContextManager[Any]:
+    """Who could not claim a run keeps its lease until that runs out."""
+
+    async def kept(self: Ownership, mine: Any) -> None:
+        raise StoreUnavailable("as it was: the offers stay taken")
+
+    return patch.object(Ownership, "_offer_again", kept)
 
 
 MUTATIONS: dict[str, Case] = {

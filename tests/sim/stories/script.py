@@ -56,6 +56,10 @@ class Story:
         """Whether a call of this step was intended."""
         return (step_index, 0) in self.row(run_id).attempts
 
+    def at_rest(self, run_id: RunId) -> bool:
+        """Whether nobody owns the run."""
+        return self.row(run_id).owner is None and self.servers.redis.holder(run_id) is None
+
     def letters(self, run_id: RunId) -> int:
         """How many letters wait in its inbox."""
         return len(self.servers.redis.inboxes.get(run_id, ()))
