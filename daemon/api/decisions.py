@@ -1,4 +1,4 @@
-"""What people decide about runs: resume, approve, reject, cancel, and what became of a command.
+"""What people decide about a run: resume, approve, reject, skip, mark done, cancel, and what became of a command.
 
 A handler decides nothing: it writes the person's word down as a command row, with the pause it saw, rings the run, and
 waits a bounded time for the actor's verdict: applied → 200 with the run, refused → 409 with the reason, undecided →
@@ -22,9 +22,9 @@ from daemon.api.gate import parse, path_id, read_json
 from daemon.api.runs import answer_run
 from daemon.api.shapes import json_response, moment
 from daemon.errors import Conflict, FabricUnavailable, NotFound
-from daemon.machine.commands import CommandId, CommandKind
+from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.spec import Name
-from daemon.store.commands import CommandRow
+from daemon.store.commands import CommandRow, NewCommand
 from daemon.store.runs import RunHead
 
 LOOK_AGAIN_S = 0.5
@@ -54,6 +54,16 @@ class RejectBody(Body):
     reason: Text | None = None
 
 
+class SkipBody(Body):
+    step_id: Name
+    reason: Text | None = None
+
+
+class MarkDoneBody(Body):
+    step_id: Name
+    note: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
 async def resume(request: web.Request) -> web.Response:
     """Continue a paused run: retry what failed, or approve what waits (v0's manner)."""
     body = parse(ResumeBody, await read_json(request, optional=True))
@@ -68,6 +78,16 @@ async def approve(request: web.Request) -> web.Response:
 async def reject(request: web.Request) -> web.Response:
     """Refuse the step that waits: the run fails with approval_rejected, or goes on where on_error is continue."""
     return await _decide(request, "reject", parse(RejectBody, await read_json(request)))
+
+
+async def skip(request: web.Request) -> web.Response:
+    """Leave the step behind that failed, or whose outcome nobody knows, and go on with the next."""
+    return await _decide(request, "skip", parse(SkipBody, await read_json(request)))
+
+
+async def mark_done(request: web.Request) -> web.Response:
+    """Say that the step's work is done, whatever the engine knows of it; the note stands in the log as evidence."""
+    return await _decide(request, "mark_done", parse(MarkDoneBody, await read_json(request)))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -99,6 +119,11 @@ async def command(request: web.Request) -> web.Response:
     )
 
 
+def command_url(run_id: RunId, command_id: CommandId) -> str:
+    """Where to ask what became of a command."""
+    return f"/v1/workflow-runs/{run_id}/commands/{command_id}"
+
+
 async def _head(request: web.Request) -> RunHead:
     context = request.app[CONTEXT]
     head = await context.runs.head(path_id(request, "run_id"), user_id=request[CALLER].user_id)
@@ -120,23 +145,24 @@ async def _submit(
 ) -> web.Response:
     context = request.app[CONTEXT]
     command_id = CommandId(uuid7.uuid7())
-    payload: dict[str, Any] = body.model_dump(exclude_none=True)
     started = time.monotonic()
     async with context.feed.watch(head.id) as watcher:
         await context.commands.add(
-            command_id=command_id,
-            run_id=head.id,
-            kind=kind,
-            payload=payload,
-            seen_seq=seen_seq,
-            issued_by=request[CALLER].user_id,
+            NewCommand(
+                id=command_id,
+                run_id=head.id,
+                kind=kind,
+                payload=body.model_dump(exclude_none=True),
+                seen_seq=seen_seq,
+                issued_by=request[CALLER].user_id,
+            )
         )
         with contextlib.suppress(FabricUnavailable):  # it is on disk; without the bell the sweep finds it
             await context.inbox.ring(head.id)
         until = started + context.settings.verdict_wait_s
         row = await _verdict(request, head, command_id, until=until, watcher=watcher)
     if row is None or row.verdict is None:
-        location = f"/v1/workflow-runs/{head.id}/commands/{command_id}"
+        location = command_url(head.id, command_id)
         return await answer_run(request, head.id, status=202, headers={"Location": location})
     telemetry.verdict_seconds.observe(time.monotonic() - started)
     if row.verdict == "refused":

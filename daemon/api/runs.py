@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from typing import Annotated
 from uuid import UUID
 
+import orjson
 import uuid_utils.compat as uuid7
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.api.context import CALLER, CONTEXT
 from daemon.api.gate import parse, path_id, read_json
 from daemon.api.shapes import json_response, run_shape
 from daemon.errors import FabricUnavailable, Invalid, NotFound
 from daemon.machine.commands import RunId
+from daemon.machine.spec import MAX_RUN_TIMEOUT_MS
 
 
 class NewRun(BaseModel):
@@ -23,6 +26,8 @@ class NewRun(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     workflow_id: str
+    run_timeout_ms: Annotated[int, Field(ge=1, le=MAX_RUN_TIMEOUT_MS)] | None = None
+    """This run's own deadline, instead of its workflow's."""
 
 
 async def create(request: web.Request) -> web.Response:
@@ -42,12 +47,19 @@ async def create(request: web.Request) -> web.Response:
         workflow_id=workflow.id,
         user_id=user,
         nonce=secrets.token_bytes(16),
-        snapshot=workflow.spec,
+        snapshot=_snapshot(workflow.spec, body),
         command_id=uuid7.uuid7(),
     )
     with contextlib.suppress(FabricUnavailable):  # the run is on disk; without the bell the sweep starts it
         await context.inbox.ring(run_id)
     return await answer_run(request, run_id)
+
+
+def _snapshot(spec: str, body: NewRun) -> str:
+    """The workflow's spec as the run will keep it: the same text, unless this run differs from its workflow."""
+    if body.run_timeout_ms is None:
+        return spec
+    return orjson.dumps(orjson.loads(spec) | {"run_timeout_ms": body.run_timeout_ms}).decode()
 
 
 async def get(request: web.Request) -> web.Response:

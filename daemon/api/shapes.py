@@ -52,6 +52,8 @@ def _steps_state(view: RunView) -> dict[str, Any]:
         entry["status"] = step.status
         if step.approved_at_ms is not None:
             entry |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
+        if step.decided_at_ms is not None:
+            entry |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
     for attempt in view.attempts:
         spec = specs[attempt.step_index]
         state[spec["id"]]["attempts"].append(_attempt(attempt, spec["tool_config"]))

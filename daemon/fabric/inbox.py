@@ -66,9 +66,9 @@ class Inbox:
         if dropped:
             telemetry.chunks_dropped.inc(dropped)
 
-    async def ring(self, run_id: RunId) -> None:
-        """Tell whoever holds the run, or anybody, to look at its command rows."""
-        await self.append((Post(run_id, "c"),))
+    async def ring(self, *run_ids: RunId) -> None:
+        """Tell whoever holds each run, or anybody, to look at its command rows."""
+        await self.append(tuple(Post(run_id, "c") for run_id in run_ids))
 
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         """The letters of several inboxes, oldest first, in one round trip; runs without letters are left out."""

@@ -6,9 +6,10 @@ names the attempt it speaks about (``req_id``) and gets none: what is stale is i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, NewType, TypeAlias
 from uuid import UUID
+
+from msgspec import Struct
 
 RunId = NewType("RunId", UUID)
 CommandId = NewType("CommandId", UUID)
@@ -20,11 +21,10 @@ Millis = NewType("Millis", int)
 Urgency = Literal["s", "h", "c"]
 """How a run is rung: s, it may wait for company (ACK, CHUNK); h, now (RESULT); c, look at the command rows too."""
 
-CommandKind = Literal["start", "approve", "reject", "resume", "cancel"]
+CommandKind = Literal["start", "approve", "reject", "resume", "skip", "mark_done", "cancel"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """One row of ``workflow_run_commands``: what a person (``issued_by``) wants of the run.
 
     ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned.
@@ -37,10 +37,10 @@ class Command:
     step_id: str | None = None
     confirm: str | None = None
     reason: str | None = None
+    note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """Where a letter stands among all letters of its ingest: (term of the holder, number within the term)."""
 
     term: int
@@ -51,15 +51,13 @@ Entry: TypeAlias = tuple[bytes, bytes, Mark]
 """A letter as an inbox keeps it: what to delete it by, the raw envelope, its mark."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(Struct, frozen=True, kw_only=True):
     """The Gateway answered 202: it wrote the call to the agent's socket. No proof that the agent saw it."""
 
     req_id: ReqId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotSent:
+class NotSent(Struct, frozen=True, kw_only=True):
     """Proof that no agent saw the call. ``reason`` is a stable code, ``detail`` a sentence for people.
 
     ``tries`` is that of the ``Invoke`` it answers: the same attempt is sent again after a proof, and an old proof seen
@@ -72,8 +70,7 @@ class NotSent:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendUncertain:
+class SendUncertain(Struct, frozen=True, kw_only=True):
     """The call may have reached the agent: the answer was lost or says nothing."""
 
     req_id: ReqId
@@ -81,8 +78,7 @@ class SendUncertain:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked:
+class Acked(Struct, frozen=True, kw_only=True):
     """The agent received the call (``accepted``), or could not parse it (then no RESULT follows)."""
 
     req_id: ReqId
@@ -90,8 +86,7 @@ class Acked:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class Chunk(Struct, frozen=True, kw_only=True):
     """Output of the running tool. ``dropped_*`` is what was lost since the previous chunk."""
 
     req_id: ReqId
@@ -102,8 +97,7 @@ class Chunk:
     mark: Mark | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(Struct, frozen=True, kw_only=True):
     """The RESULT envelope: what became of the call, as the agent tells it."""
 
     req_id: ReqId
@@ -115,8 +109,7 @@ class Result:
     result: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelAcked:
+class CancelAcked(Struct, frozen=True, kw_only=True):
     """The agent's answer to CANCEL: whether the call was active and is being stopped."""
 
     req_id: ReqId

@@ -7,23 +7,32 @@ step unseen and of two people pressing at once exactly one wins. Cancel alone ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from daemon.machine.commands import Command, CommandKind
-from daemon.machine.events import Event, RunCanceled, RunCreated, RunFailed, RunResumed, StepApproved, StepRejected
+from daemon.machine.events import (
+    Event,
+    RunCanceled,
+    RunCreated,
+    RunFailed,
+    RunResumed,
+    StepApproved,
+    StepMarkedDone,
+    StepRejected,
+    StepSkipped,
+)
 from daemon.machine.state import MAX_ATTEMPTS, Limits, Run
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a command does nothing: a stable code and a sentence that says what to do."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """``events`` when applied (perhaps none: it was so already), or ``refusal``."""
 
     events: Sequence[Event] = ()
@@ -67,6 +76,23 @@ def _reject(run: Run, command: Command, now: int, limits: Limits) -> Decision:
     return Decision((rejected, RunFailed(error_code="approval_rejected", message=f"Step {step.name!r} was rejected.")))
 
 
+def _skip(run: Run, command: Command, now: int, limits: Limits) -> Decision:
+    refusal = _not_at_that_pause(run, command) or _not_that_failure(run, command)
+    if refusal is not None:
+        return Decision(refusal=refusal)
+    return Decision((StepSkipped(step_index=run.step_index, by=command.issued_by, reason=command.reason),))
+
+
+def _mark_done(run: Run, command: Command, now: int, limits: Limits) -> Decision:
+    refusal = _not_at_that_pause(run, command) or _not_that_failure(run, command)
+    if refusal is not None:
+        return Decision(refusal=refusal)
+    if not command.note:
+        message = "Say in a note what you saw: it stands in the log as the evidence that the step is done."
+        return Decision(refusal=Refusal("note_required", message))
+    return Decision((StepMarkedDone(step_index=run.step_index, by=command.issued_by, note=command.note),))
+
+
 def _resume(run: Run, command: Command, now: int, limits: Limits) -> Decision:
     refusal = _not_at_that_pause(run, command)
     if refusal is not None:
@@ -74,7 +100,10 @@ def _resume(run: Run, command: Command, now: int, limits: Limits) -> Decision:
     if run.paused_reason == "awaiting_approval":
         return Decision((StepApproved(step_index=run.step_index, by=command.issued_by),))
     if run.paused_reason == "outcome_unknown" and command.confirm != "run_again":
-        message = 'The tool may have run already. Look at its effects, then resume with {"confirm": "run_again"}.'
+        message = (
+            "The tool may have run already. Look at its effects; then skip the step, mark it done, or resume with"
+            ' {"confirm": "run_again"}.'
+        )
         return Decision(refusal=Refusal("confirm_required", message))
     state = run.step_state
     if state is not None and state.status == "failed" and state.attempts >= MAX_ATTEMPTS:
@@ -98,6 +127,19 @@ def _not_that_approval(run: Run, command: Command) -> Refusal | None:
         return Refusal(
             "not_awaiting_approval", f"The run is paused as {run.paused_reason}; nothing waits for approval."
         )
+    return _not_that_step(run, command)
+
+
+def _not_that_failure(run: Run, command: Command) -> Refusal | None:
+    """What has failed, or may have run, can be left behind; what waits for approval is approved or rejected."""
+    if run.paused_reason == "awaiting_approval":
+        return Refusal("awaiting_approval", "The step waits for approval: approve it or reject it.")
+    if run.paused_reason not in ("step_failed", "outcome_unknown"):
+        return Refusal("not_failed", f"The run is paused as {run.paused_reason}; resume it first.")
+    return _not_that_step(run, command)
+
+
+def _not_that_step(run: Run, command: Command) -> Refusal | None:
     step = run.spec.steps[run.step_index]
     if command.step_id != step.id:
         return Refusal("wrong_step", f"The step that waits is {step.id!r}, not {command.step_id!r}.")
@@ -109,5 +151,7 @@ TABLE: Mapping[CommandKind, Callable[[Run, Command, int, Limits], Decision]] = {
     "approve": _approve,
     "reject": _reject,
     "resume": _resume,
+    "skip": _skip,
+    "mark_done": _mark_done,
     "cancel": _cancel,
 }

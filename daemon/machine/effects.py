@@ -7,15 +7,15 @@ owes ``Inquire``, because nobody knows whether the call left. The caller remembe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from daemon.machine.commands import Epoch, ReqId
-from daemon.machine.state import Run
+from daemon.machine.state import Attempt, Run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invoke:
+class Invoke(Struct, frozen=True, kw_only=True):
     """Call the tool. Sent at most once for each ``(req_id, tries)``, ever."""
 
     req_id: ReqId
@@ -29,15 +29,15 @@ class Invoke:
     stream: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inquire:
-    """Ask the Gateway's result store what became of the call."""
+class Inquire(Struct, frozen=True, kw_only=True):
+    """Ask the Gateway's result store what became of the call; harmless to repeat."""
 
     req_id: ReqId
+    look: int
+    """Which occasion this is, so that each is asked about once: as ``_looks`` counts, or ``WHILE_CANCELING``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel:
+class Cancel(Struct, frozen=True, kw_only=True):
     """Ask the agent to stop the call."""
 
     req_id: ReqId
@@ -48,20 +48,27 @@ class Cancel:
 Effect: TypeAlias = Invoke | Inquire | Cancel
 
 AGENT_BACKSTOP_MS = 5_000
+FIRST_LOOK_MS = 30_000
+"""An attempt this old is inquired about although nothing seems wrong, then at twice the age each time."""
+LAST_LOOK_MS = 24 * 3600 * 1000
+"""A Gateway keeps a RESULT for a day."""
+WHILE_CANCELING = -1
 
 
-def effects(run: Run, epoch: Epoch) -> tuple[Effect, ...]:
-    """Everything owed by the holder of ``epoch``; repeating what was asked already is the caller's to avoid."""
+def effects(run: Run, epoch: Epoch, now: int) -> tuple[Effect, ...]:
+    """Everything owed at ``now`` (epoch ms) by the holder of ``epoch``; repeating what was asked is its to avoid."""
     attempt = run.attempt
-    if attempt is None or not attempt.in_flight:
+    if attempt is None:
         return ()
+    looks = _looks(attempt, now)
+    if not attempt.in_flight:
+        return (Inquire(req_id=attempt.req_id, look=looks),) if run.unsettled else ()
     config = run.spec.steps[attempt.step_index].tool_config
     if attempt.canceling is not None:
         cancel = Cancel(req_id=attempt.req_id, agent_id=config.agent_id, reason=attempt.canceling)
-        return (Inquire(req_id=attempt.req_id), cancel)
-    if attempt.epoch != epoch:
-        return (Inquire(req_id=attempt.req_id),)
-    if attempt.state == "intent":
+        return (Inquire(req_id=attempt.req_id, look=WHILE_CANCELING), cancel)
+    inquire = (Inquire(req_id=attempt.req_id, look=looks),) if attempt.epoch != epoch or looks else ()
+    if attempt.epoch == epoch and attempt.state == "intent":
         invoke = Invoke(
             req_id=attempt.req_id,
             tries=attempt.tries,
@@ -71,15 +78,42 @@ def effects(run: Run, epoch: Epoch) -> tuple[Effect, ...]:
             timeout_ms=config.timeout_ms + AGENT_BACKSTOP_MS,
             stream=config.stream,
         )
-        return (invoke,)
-    return ()
+        return (*inquire, invoke)
+    return inquire
 
 
-def deadline(run: Run) -> int | None:
-    """When (epoch ms) ``settle`` may have something new to say though nobody spoke; None: never."""
+def deadline(run: Run, now: int) -> int | None:
+    """When (epoch ms, after ``now``) there may be something to do though nobody spoke; None: never."""
+    alarms = (_patience_ends(run), run_deadline(run), _next_look(run, now))
+    return min((alarm for alarm in alarms if alarm is not None), default=None)
+
+
+def run_deadline(run: Run) -> int | None:
+    """When (epoch ms) the run as a whole has taken too long; None: it may take for ever, or is over."""
+    limit = run.spec.run_timeout_ms
+    return None if limit is None or run.started_at is None or run.terminal else run.started_at + limit
+
+
+def _looks(attempt: Attempt, now: int) -> int:
+    """How many of the looks at 30, 60, 120 … seconds of age are behind; 0 is the look after a takeover."""
+    return (max(0, now - attempt.intended_at) // FIRST_LOOK_MS).bit_length()
+
+
+def _next_look(run: Run, now: int) -> int | None:
     attempt = run.attempt
-    if attempt is None or attempt.ended_at is not None:
+    if attempt is None or not (run.unsettled or (attempt.in_flight and attempt.canceling is None)):
         return None
+    age = FIRST_LOOK_MS << _looks(attempt, now)
+    return attempt.intended_at + age if age <= LAST_LOOK_MS else None
+
+
+def _patience_ends(run: Run) -> int | None:
+    """When the current attempt is given up, stopped, sent again or repeated."""
+    attempt = run.attempt
+    if attempt is None:
+        return None
+    if attempt.ended_at is not None:
+        return attempt.retry_at if run.unsettled else None
     if attempt.state == "unsent":
         return attempt.retry_at if run.status == "running" else None
     if attempt.canceling is not None:

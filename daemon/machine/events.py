@@ -6,29 +6,31 @@ type (``step.progress`` is an attempt begun, or a step failed). Times stand in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
+
+from msgspec import Struct
 
 from daemon.machine.commands import Epoch, Mark, ReqId
 
 Outcome = Literal["done", "failed", "timeout", "canceled", "unknown", "unsent"]
 """How an attempt ended; ``unknown``: nobody can tell whether the tool ran; ``unsent``: it surely did not."""
 
+Harmless = Literal["declared", "read_only", "idempotent"]
+"""Why a call may be repeated: the step declares it, or the tool's own annotations do."""
+
 PausedReason = Literal[
     "awaiting_approval", "step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized", "user_cancel"
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCreated:
+class RunCreated(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "run.created"
     title: str
     steps: int
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResumed:
+class RunResumed(Struct, frozen=True, kw_only=True):
     """A person let a paused run go on: its current step will be attempted again."""
 
     type: ClassVar[str] = "run.resumed"
@@ -36,20 +38,21 @@ class RunResumed:
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCompleted:
+class RunCompleted(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "run.completed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFailed:
+class RunFailed(Struct, frozen=True, kw_only=True):
+    """The run is over: rejected, or its own deadline passed. An attempt in flight lingers as after a cancel."""
+
     type: ClassVar[str] = "run.failed"
     error_code: str
     message: str
+    until: int | None = None
+    """When the grace for an attempt in flight ends, epoch ms; None: the run had come to a stop by itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCanceled:
+class RunCanceled(Struct, frozen=True, kw_only=True):
     """The run is over at once; an attempt in flight lingers until the agent's answer or the grace's end."""
 
     type: ClassVar[str] = "run.canceled"
@@ -59,8 +62,7 @@ class RunCanceled:
     """When the grace for an attempt in flight ends, epoch ms."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunParked:
+class RunParked(Struct, frozen=True, kw_only=True):
     """The engine itself failed on this run; it stands still until a person resumes it."""
 
     type: ClassVar[str] = "step.paused"
@@ -69,43 +71,65 @@ class RunParked:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPaused:
+class StepPaused(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.paused"
     step_index: int
     paused_reason: PausedReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepApproved:
+class StepApproved(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.approved"
     step_index: int
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRejected:
+class StepRejected(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.rejected"
     step_index: int
     by: str
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCompleted:
+class StepSkipped(Struct, frozen=True, kw_only=True):
+    """A person lets the run go on without this step."""
+
+    type: ClassVar[str] = "step.skipped"
+    step_index: int
+    by: str
+    reason: str | None
+
+
+class StepMarkedDone(Struct, frozen=True, kw_only=True):
+    """A person has seen that the step's work is done, whatever the engine knows of it."""
+
+    type: ClassVar[str] = "step.completed"
+    step_index: int
+    by: str
+    note: str
+
+
+class StepRepeating(Struct, frozen=True, kw_only=True):
+    """Nobody knows whether the tool ran, and it may simply be called again: it will be, at ``at`` (epoch ms)."""
+
+    type: ClassVar[str] = "step.repeating"
+    step_index: int
+    attempt_index: int
+    because: Harmless
+    at: int
+
+
+class StepCompleted(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.completed"
     step_index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFailed:
+class StepFailed(Struct, frozen=True, kw_only=True):
     type: ClassVar[str] = "step.progress"
     step_index: int
     attempt_index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptIntended:
+class AttemptIntended(Struct, frozen=True, kw_only=True):
     """The engine is about to call the tool; committed before the call, with the epoch that alone may send it."""
 
     type: ClassVar[str] = "step.progress"
@@ -119,16 +143,14 @@ class AttemptIntended:
     """Epoch ms; the tool's deadline."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptSent:
+class AttemptSent(Struct, frozen=True, kw_only=True):
     """The Gateway took the call, and the agent has not acknowledged it yet."""
 
     type: ClassVar[str] = "tool.sent"
     req_id: ReqId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptUnsent:
+class AttemptUnsent(Struct, frozen=True, kw_only=True):
     """Proof that the call never left; it may be intended again at ``retry_at`` (epoch ms), or not at all (None)."""
 
     type: ClassVar[str] = "tool.unsent"
@@ -138,16 +160,14 @@ class AttemptUnsent:
     retry_at: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRunning:
+class AttemptRunning(Struct, frozen=True, kw_only=True):
     """The agent acknowledged the call."""
 
     type: ClassVar[str] = "tool.status"
     req_id: ReqId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogAppended:
+class LogAppended(Struct, frozen=True, kw_only=True):
     """Output of the tool, aggregated. ``mark`` is the last letter folded into it, so that repeats are known."""
 
     type: ClassVar[str] = "tool.log"
@@ -159,8 +179,7 @@ class LogAppended:
     mark: Mark | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptCanceling:
+class AttemptCanceling(Struct, frozen=True, kw_only=True):
     """The engine will ask the agent to stop: the deadline passed, or no acknowledgement came."""
 
     type: ClassVar[str] = "tool.canceling"
@@ -170,8 +189,7 @@ class AttemptCanceling:
     """When the grace for the agent's answer ends, epoch ms."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEnded:
+class AttemptEnded(Struct, frozen=True, kw_only=True):
     """The verdict on an attempt; the first stands for ever. ``result`` goes to the attempt's row, not the payload."""
 
     type: ClassVar[str] = "tool.result"
@@ -185,8 +203,7 @@ class AttemptEnded:
     result: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvidenceFound:
+class EvidenceFound(Struct, frozen=True, kw_only=True):
     """What the agent said after the verdict. Moves no status."""
 
     type: ClassVar[str] = "tool.evidence"
@@ -195,6 +212,18 @@ class EvidenceFound:
     canceled: bool
     error_code: str | None
     error_message: str | None
+    result: Any = None
+
+
+class AttemptSettled(Struct, frozen=True, kw_only=True):
+    """A RESULT came while the run stood still for an unknown outcome: now it is known, and the run goes on by it."""
+
+    type: ClassVar[str] = "tool.evidence"
+    req_id: ReqId
+    outcome: Outcome
+    error_code: str | None = None
+    error_message: str | None = None
+    exit_code: int | None = None
     result: Any = None
 
 
@@ -208,6 +237,9 @@ Event: TypeAlias = (
     | StepPaused
     | StepApproved
     | StepRejected
+    | StepSkipped
+    | StepMarkedDone
+    | StepRepeating
     | StepCompleted
     | StepFailed
     | AttemptIntended
@@ -218,4 +250,5 @@ Event: TypeAlias = (
     | AttemptCanceling
     | AttemptEnded
     | EvidenceFound
+    | AttemptSettled
 )

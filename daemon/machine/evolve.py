@@ -6,8 +6,10 @@ rebuilds the run; illegal moves raise IllegalMove, which parks the run.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, assert_never
+from collections.abc import Iterable
+from typing import Any, TypeAlias, assert_never
+
+from msgspec.structs import replace
 
 from daemon.machine.commands import ReqId
 from daemon.machine.events import (
@@ -16,6 +18,7 @@ from daemon.machine.events import (
     AttemptIntended,
     AttemptRunning,
     AttemptSent,
+    AttemptSettled,
     AttemptUnsent,
     Event,
     EvidenceFound,
@@ -29,8 +32,11 @@ from daemon.machine.events import (
     StepApproved,
     StepCompleted,
     StepFailed,
+    StepMarkedDone,
     StepPaused,
     StepRejected,
+    StepRepeating,
+    StepSkipped,
 )
 from daemon.machine.state import (
     ATTEMPT_MOVES,
@@ -39,6 +45,7 @@ from daemon.machine.state import (
     STEP_MOVES,
     Attempt,
     AttemptState,
+    Canceling,
     IllegalMove,
     Run,
     RunStatus,
@@ -46,6 +53,17 @@ from daemon.machine.state import (
     StepStatus,
     check_move,
 )
+
+Happened: TypeAlias = tuple[Event, Run]
+"""An event, and the run that it led to."""
+
+
+def carry(run: Run, events: Iterable[Event], at: int, into: list[Happened]) -> Run:
+    """The run after ``events``; each is noted in ``into`` with its state, so that nobody need fold it again."""
+    for event in events:
+        run = evolve(run, event, at)
+        into.append((event, run))
+    return run
 
 
 def evolve(run: Run, event: Event, at: int) -> Run:
@@ -65,8 +83,14 @@ def _apply(run: Run, event: Event, at: int) -> Run:
             return _with_attempt(run, event.req_id, replace(attempt, log_bytes=size, mark=event.mark or attempt.mark))
         case EvidenceFound():
             return _with_attempt(run, event.req_id, replace(_known(run, event.req_id), answered=True))
-        case StepApproved() | StepRejected() | StepCompleted() | StepFailed():
-            return _step(run, event, at)
+        case AttemptSettled():
+            return _settled(run, event, at)
+        case StepRepeating():
+            return _repeating(run, event)
+        case StepApproved() | StepRejected() | StepSkipped() | StepMarkedDone():
+            return _decided(run, event, at)
+        case StepCompleted() | StepFailed():
+            return _step(run, event)
         case _:
             return _run(run, event, at)
 
@@ -88,48 +112,69 @@ def _run(
         case RunCompleted():
             return _status(run, "completed", finished_at=at)
         case RunFailed():
-            return _status(
-                run,
-                "failed",
-                paused_reason=None,
-                finished_at=at,
-                error_code=event.error_code,
-                error_message=event.message,
-            )
+            failed = _status(run, "failed", paused_reason=None, finished_at=at)
+            failed = replace(failed, error_code=event.error_code, error_message=event.message)
+            return failed if event.until is None else _stopping(failed, "run_timeout", event.until)
         case RunCanceled():
-            return _canceled(run, event, at)
+            canceled = _status(run, "canceled", paused_reason="user_cancel", finished_at=at)
+            return _stopping(canceled, "user", event.until)
         case _ as never:
             assert_never(never)
 
 
-def _canceled(run: Run, event: RunCanceled, at: int) -> Run:
-    run = _status(run, "canceled", paused_reason="user_cancel", finished_at=at)
+def _stopping(run: Run, why: Canceling, until: int) -> Run:
+    """The run ended in the middle of a step: what is in flight is asked to stop, until ``until``."""
     if run.step_state is not None:
         run = _with_step(run, run.step_index, "canceled")
     if run.attempt is not None and run.attempt.in_flight:
-        run = replace(run, attempt=replace(run.attempt, canceling="user", cancel_until=event.until))
+        run = replace(run, attempt=replace(run.attempt, canceling=why, cancel_until=until))
     return run
 
 
-def _step(run: Run, event: StepApproved | StepRejected | StepCompleted | StepFailed, at: int) -> Run:
+def _decided(run: Run, event: StepApproved | StepRejected | StepSkipped | StepMarkedDone, at: int) -> Run:
+    """A person's word on the step that the run stands at."""
     index = event.step_index
-    spec = run.spec.steps[index]
     match event:
         case StepApproved():
             approved = replace(run.steps[index], approved_by=event.by, approved_at=at)
             return _status(replace(run, steps=_put(run.steps, index, approved)), "running", paused_reason=None)
         case StepRejected():
-            rejected = _with_step(run, index, "rejected")
-            if spec.continues:
-                return _status(replace(rejected, step_index=index + 1), "running", paused_reason=None)
-            return rejected
-        case StepCompleted():
-            return replace(_with_step(run, index, "success"), step_index=index + 1)
-        case StepFailed():
-            failed = _with_step(run, index, "failed")
-            return replace(failed, step_index=index + 1) if spec.continues else failed
+            rejected = _with_step(run, index, "rejected", decided_by=event.by, decided_at=at, note=event.reason)
+            return _onward(rejected) if run.spec.steps[index].continues else rejected
+        case StepSkipped():
+            return _onward(_with_step(run, index, "skipped", decided_by=event.by, decided_at=at, note=event.reason))
+        case StepMarkedDone():
+            return _onward(_with_step(run, index, "success", decided_by=event.by, decided_at=at, note=event.note))
         case _ as never:
             assert_never(never)
+
+
+def _onward(run: Run) -> Run:
+    return _status(replace(run, step_index=run.step_index + 1), "running", paused_reason=None)
+
+
+def _step(run: Run, event: StepCompleted | StepFailed) -> Run:
+    index = event.step_index
+    if isinstance(event, StepCompleted):
+        return replace(_with_step(run, index, "success"), step_index=index + 1)
+    failed = _with_step(run, index, "failed")
+    return replace(failed, step_index=index + 1) if run.spec.steps[index].continues else failed
+
+
+def _repeating(run: Run, event: StepRepeating) -> Run:
+    if run.attempt is None:
+        raise IllegalMove("nothing to repeat")
+    return replace(_with_step(run, event.step_index, "pending"), attempt=replace(run.attempt, retry_at=event.at))
+
+
+def _settled(run: Run, event: AttemptSettled, at: int) -> Run:
+    """The run goes on as if the verdict had come in time."""
+    attempt = run.unsettled
+    if attempt is None or attempt.req_id != event.req_id:
+        raise IllegalMove("a verdict on an attempt that the run does not wait for")
+    known = replace(attempt, state=_to(attempt, event.outcome), ended_at=at, answered=True, retry_at=None)
+    run = replace(_with_step(run, run.step_index, "running"), attempt=known)
+    return run if run.status == "running" else _status(run, "running", paused_reason=None)
 
 
 def _intended(run: Run, event: AttemptIntended, at: int) -> Run:

@@ -8,7 +8,8 @@ What proves what (nothing else does):
 * done or failed: the first RESULT; ``ok`` with ``isError`` is a failure;
 * everything else is unknown, a ``canceled`` that nobody asked for included.
 
-One verdict an attempt; what comes after it without having been answered is evidence, a repeat is nothing.
+One verdict an attempt; what comes after it without having been answered is evidence, a repeat is nothing. Only a run
+that stands still for an unknown outcome goes on by a RESULT that comes late: it settles what nobody had decided yet.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from daemon.machine.events import (
     AttemptEnded,
     AttemptRunning,
     AttemptSent,
+    AttemptSettled,
     AttemptUnsent,
     Event,
     EvidenceFound,
     LogAppended,
 )
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened, carry
 from daemon.machine.settle import GATEWAY_UNAVAILABLE, retry_time
-from daemon.machine.state import LOG_LIMIT_BYTES, Attempt, Limits, Run
+from daemon.machine.state import LOG_LIMIT_BYTES, WITH_THE_RUN, Attempt, Limits, Run
 
 LOG_EVENT_BYTES = 2048
 """Most bytes of one ``tool.log``."""
@@ -38,18 +40,18 @@ NOT_PERMITTED = "not_permitted"
 """Our own hook said no: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
 
 
-def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple[Run, list[Event], int]:
-    """The run after the letters, the events, and how many letters named an attempt this run does not know."""
-    events: list[Event] = []
+def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple[Run, list[Happened], int]:
+    """The run after the letters, what happened, and how many letters named an attempt this run does not know."""
+    happened: list[Happened] = []
+    if not letters:
+        return run, happened, 0
     strangers = sum(1 for letter in letters if run.find(letter.req_id) is None)
-    for step in (_signs_of_life, _logs, _verdicts):
-        for event in step(run, letters, now, limits):
-            run = evolve(run, event, now)
-            events.append(event)
-    return run, events, strangers
+    run = carry(run, _signs_of_life(run, letters), now, happened)
+    run = carry(run, _logs(run, letters), now, happened)
+    return _verdicts(run, letters, now, limits, happened), happened, strangers
 
 
-def _signs_of_life(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
+def _signs_of_life(run: Run, letters: Iterable[Letter]) -> Iterator[Event]:
     """At most one event an attempt: it runs (acknowledged, or it said something), else it was sent."""
     running: dict[ReqId, bool] = {}
     for letter in letters:
@@ -66,7 +68,7 @@ def _signs_of_life(run: Run, letters: Iterable[Letter], now: int, limits: Limits
             yield AttemptSent(req_id=req_id)
 
 
-def _logs(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
+def _logs(run: Run, letters: Iterable[Letter]) -> Iterator[Event]:
     """Chunks, merged by attempt and channel while neighbours, then cut to the size of a ``tool.log``."""
     fresh: dict[ReqId, Mark | None] = {}
     room: dict[ReqId, int] = {}
@@ -124,17 +126,17 @@ def cut_utf8(text: str, size: int) -> str:
     return text if len(raw) <= size else raw[:size].decode(errors="ignore")
 
 
-def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits) -> Iterator[Event]:
+def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits, happened: list[Happened]) -> Run:
     """For each attempt at most one verdict, and after it at most one piece of evidence, be it in the same turn."""
     for letter in letters:
         attempt = run.find(letter.req_id)
-        event = _verdict(attempt, letter, now, limits) if attempt is not None else None
+        event = _verdict(run, attempt, letter, now, limits) if attempt is not None else None
         if event is not None:
-            run = evolve(run, event, now)
-            yield event
+            run = carry(run, (event,), now, happened)
+    return run
 
 
-def _verdict(attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Event | None:
+def _verdict(run: Run, attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Event | None:
     match letter:
         case NotSent() if attempt.state == "intent" and attempt.tries == letter.tries:
             retry_at = _again_at(attempt, letter.reason, now, limits)
@@ -151,17 +153,34 @@ def _verdict(attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Even
             return _stopped(attempt)
         case Result() if attempt.in_flight:
             return _judge(attempt, letter)
-        case Result() if attempt.ended_at is not None and not attempt.answered and attempt.state != "unsent":
-            return EvidenceFound(
-                req_id=attempt.req_id,
-                ok=letter.ok and not _is_error(letter.result),
-                canceled=letter.canceled,
-                error_code=letter.error_code,
-                error_message=letter.error_message,
-                result=letter.result,
-            )
+        case Result() if attempt.ended_at is not None and attempt.state != "unsent":
+            return _late(run, attempt, letter)
         case _:
             return None
+
+
+def _late(run: Run, attempt: Attempt, letter: Result) -> Event | None:
+    """A RESULT after the verdict: it settles, it is evidence, or it repeats what was said."""
+    judged = _judge(attempt, letter)
+    if attempt is run.unsettled and judged.outcome != "unknown":
+        return AttemptSettled(
+            req_id=attempt.req_id,
+            outcome=judged.outcome,
+            error_code=judged.error_code,
+            error_message=judged.error_message,
+            exit_code=judged.exit_code,
+            result=judged.result,
+        )
+    if attempt.answered:
+        return None
+    return EvidenceFound(
+        req_id=attempt.req_id,
+        ok=letter.ok and not _is_error(letter.result),
+        canceled=letter.canceled,
+        error_code=letter.error_code,
+        error_message=letter.error_message,
+        result=letter.result,
+    )
 
 
 def _again_at(attempt: Attempt, reason: str, now: int, limits: Limits) -> int | None:
@@ -174,7 +193,7 @@ def _again_at(attempt: Attempt, reason: str, now: int, limits: Limits) -> int | 
 
 
 def _stopped(attempt: Attempt) -> AttemptEnded:
-    if attempt.canceling == "user":
+    if attempt.canceling in WITH_THE_RUN:
         return AttemptEnded(
             req_id=attempt.req_id,
             outcome="canceled",
@@ -200,7 +219,7 @@ def _judge(attempt: Attempt, letter: Result) -> AttemptEnded:
                 "The agent canceled the call although nobody asked it to; the tool may have done part of its work."
             )
             return _ended(attempt, letter, "unknown", "canceled_by_agent", message)
-        return _ended(attempt, letter, "canceled" if attempt.canceling == "user" else "timeout", code, message)
+        return _ended(attempt, letter, "canceled" if attempt.canceling in WITH_THE_RUN else "timeout", code, message)
     if code == "timeout":
         return _ended(attempt, letter, "timeout", code, message)
     if letter.ok and not _is_error(letter.result):

@@ -1,31 +1,38 @@
 """Which facts ``settle`` wants before it may go on; the runtime fetches them, the events record what was used.
 
-Today every intent wants one fact: whether somebody is subscribed to the Gateway's events (an intent without a listener
-could lose its RESULT). Grants, policies and earlier results will join here.
+Every intent wants to know whether somebody is subscribed to the Gateway's events (without a listener its RESULT could
+be lost); an attempt of unknown outcome, whether its tool declares itself harmless to repeat. Grants, policies and
+earlier results will join here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct, field
 
 from daemon.machine.commands import Epoch
 from daemon.machine.state import Limits, Run
 
+Hint = Literal["read_only", "idempotent"]
+"""What a tool says of itself in its MCP annotations; absent: that it may change things, each time anew."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+
+class Needs(Struct, frozen=True, kw_only=True):
     """``agents``: those whose Gateway must be asked about before the next turn's intents."""
 
     agents: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What the runtime found. ``epoch`` is the claim under which new intents are made."""
 
     epoch: Epoch
     gateway_ready: bool
     limits: Limits
+    hints: Mapping[tuple[str, str], Hint] = field(default_factory=dict)
+    """By (agent, tool); of a tool that is not known there, nothing is assumed."""
 
 
 def needs(run: Run) -> Needs:

@@ -7,15 +7,15 @@ Steps and attempts are written only when they changed, so a step costs the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
+from msgspec import Struct
 
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decide import Refusal
-from daemon.machine.events import AttemptEnded, AttemptIntended, Event, LogAppended
-from daemon.machine.evolve import evolve
+from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended
+from daemon.machine.evolve import Happened
 from daemon.machine.state import Attempt, Run
 from daemon.machine.wire import error, frame, iso, payload
 
@@ -35,10 +35,13 @@ class StepRow(NamedTuple):
     attempts: int
     approved_by: str | None
     approved_at_ms: int | None
+    decided_by: str | None
+    decided_at_ms: int | None
+    note: str | None
 
 
 class AttemptRow(NamedTuple):
-    """Nones in the last four mean "as it was"; ``log_tail`` is appended to what stands."""
+    """Nones in the last four mean "as it was" (a JSON null clears); ``log_tail`` is appended to what stands."""
 
     attempt: Attempt
     arguments: str | None
@@ -55,8 +58,7 @@ class VerdictRow(NamedTuple):
     message: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """One commit of a run: events ``first_seq … last_seq`` as SSE frames (none if first > last), commands decided."""
 
     first_seq: int
@@ -87,8 +89,7 @@ class Outcomes:
         self.poisoned: dict[RunId, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(Struct, frozen=True, kw_only=True):
     """Everything a turn wants committed, fenced by (run, epoch, owner, expected_seq)."""
 
     run: Run
@@ -109,8 +110,8 @@ class Transition:
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        at = iso(self.at)
-        frames = b"".join(frame(self.run.id, row.seq, row.event_type, at, row.payload) for row in self.events)
+        at, run_id = iso(self.at), str(self.run.id)
+        frames = b"".join(frame(run_id, row.seq, row.event_type, at, row.payload) for row in self.events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
 
@@ -124,19 +125,18 @@ def verdict(command_id: CommandId, refusal: Refusal | None) -> VerdictRow:
 
 def record(
     before: Run,
-    events: Sequence[Event],
+    happened: Sequence[Happened],
     *,
     at: int,
     epoch: Epoch,
     owner: str,
     verdicts: Sequence[VerdictRow] = (),
 ) -> Transition:
-    """Replay ``events`` from ``before`` and write down what each of them leaves."""
+    """Write down what each event leaves, from ``before`` on."""
     run = before
     rows: list[EventRow] = []
     touched: dict[ReqId, _Touched] = {}
-    for event in events:
-        run = evolve(run, event, at)
+    for event, run in happened:
         rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
         req_id: ReqId | None = getattr(event, "req_id", None)
         if req_id is not None:
@@ -163,14 +163,14 @@ class _Touched:
 
     def __init__(self) -> None:
         self.attempt: Attempt | None = None
-        self.ended: AttemptEnded | None = None
+        self.ended: AttemptEnded | AttemptSettled | None = None
         self.intended = False
         self.logs: list[str] = []
 
     def note(self, event: Event, attempt: Attempt | None) -> None:
         self.attempt = attempt
         match event:
-            case AttemptEnded():
+            case AttemptEnded() | AttemptSettled():
                 self.ended = event
             case AttemptIntended():
                 self.intended = True
@@ -184,17 +184,21 @@ def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
     if before.steps is after.steps:
         return ()
     low, high = before.step_index, min(after.step_index + 1, len(after.steps))
-    return tuple(
-        StepRow(
-            index,
-            after.spec.steps[index].id,
-            after.steps[index].status,
-            after.steps[index].attempts,
-            after.steps[index].approved_by,
-            after.steps[index].approved_at,
-        )
-        for index in range(low, high)
-        if before.steps[index] is not after.steps[index]
+    return tuple(_step_row(after, index) for index in range(low, high) if before.steps[index] != after.steps[index])
+
+
+def _step_row(run: Run, index: int) -> StepRow:
+    step = run.steps[index]
+    return StepRow(
+        index,
+        run.spec.steps[index].id,
+        step.status,
+        step.attempts,
+        step.approved_by,
+        step.approved_at,
+        step.decided_by,
+        step.decided_at,
+        step.note,
     )
 
 
@@ -207,7 +211,7 @@ def _attempt_row(run: Run, notes: _Touched) -> AttemptRow:
     return AttemptRow(
         attempt=attempt,
         arguments=orjson.dumps(arguments).decode() if arguments is not None else None,
-        error=orjson.dumps(fault).decode() if fault else None,
+        error=orjson.dumps(fault).decode() if fault or isinstance(ended, AttemptSettled) else None,
         exit_code=ended.exit_code if ended else None,
         result=orjson.dumps(ended.result).decode() if ended is not None and ended.result is not None else None,
         log_tail="".join(notes.logs)[-LOG_PREVIEW_CHARS:] or None,

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from daemon.machine.effects import run_deadline
 from daemon.machine.events import (
     AttemptCanceling,
     AttemptEnded,
     AttemptIntended,
     AttemptUnsent,
     Event,
+    Harmless,
     RunCompleted,
+    RunFailed,
     StepCompleted,
     StepFailed,
     StepPaused,
+    StepRepeating,
 )
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened, carry, evolve
 from daemon.machine.needs import Facts
-from daemon.machine.state import Attempt, IllegalMove, Limits, Run, make_req_id
+from daemon.machine.state import MAX_ATTEMPTS, Attempt, IllegalMove, Limits, Run, make_req_id
 
 Rule = Callable[[Run, int, Facts], Sequence[Event]]
 
@@ -29,26 +33,39 @@ GATEWAY_UNAVAILABLE = "gateway_unavailable"
 _NOBODY_LISTENS = "The event stream of the Gateway is not open, so no call is sent: its result could be lost."
 
 
-def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Event]]:
-    """The run at its fixed point at ``now`` (epoch ms), and the events that led there."""
-    events: list[Event] = []
+def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Happened]]:
+    """The run at its fixed point at ``now`` (epoch ms), and what happened on the way there."""
+    happened: list[Happened] = []
     if run.started_at is None:
-        return run, events
+        return run, happened
     for _ in range(8 * len(run.steps) + 16):
-        following = next((found for rule in RULES if (found := rule(run, now, facts))), ())
-        if not following:
-            return run, events
-        for event in following:
-            run = evolve(run, event, now)
-        events += following
+        for rule in RULES:
+            following = rule(run, now, facts)
+            if following:
+                run = carry(run, following, now, happened)
+                break
+        else:
+            return run, happened
     raise IllegalMove("settle found no fixed point")
 
 
 def retry_time(attempt: Attempt, now: int, limits: Limits) -> int | None:
     """When a call that was surely not sent may be tried again; None when patience ends (exponential back-off)."""
-    wait = min(limits.backoff_ms << min(attempt.tries, 16), limits.backoff_max_ms)
-    at = now + wait
+    at = now + _back_off(attempt.tries, limits)
     return at if at <= attempt.first_intended_at + limits.patience_ms else None
+
+
+def _back_off(failures: int, limits: Limits) -> int:
+    """Milliseconds to wait after so many failures in a row."""
+    return min(limits.backoff_ms << min(failures, 16), limits.backoff_max_ms)
+
+
+def _run_time_is_up(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    until = run_deadline(run)
+    if until is None or now < until:
+        return ()
+    message = f"The run took longer than its run_timeout_ms of {run.spec.run_timeout_ms}."
+    return (RunFailed(error_code="run_timeout", message=message, until=now + facts.limits.cancel_grace_ms),)
 
 
 def _grace_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
@@ -59,6 +76,7 @@ def _grace_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
         "timeout": "The deadline passed and the agent did not confirm that it stopped.",
         "ack_timeout": "The agent never acknowledged the call; it may still run it.",
         "user": "The run was canceled and the agent did not say what became of the call.",
+        "run_timeout": "The run's deadline passed and the agent did not say what became of the call.",
         None: "",
     }[attempt.canceling]
     return (
@@ -101,6 +119,36 @@ def _unsent_for_good(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     )
 
 
+def _harmless(run: Run, attempt: Attempt, facts: Facts) -> Harmless | None:
+    """Why the call may simply be made again; None: a person must decide."""
+    step = run.spec.steps[attempt.step_index]
+    if step.idempotent is not None:
+        return "declared" if step.idempotent else None
+    return facts.hints.get((step.tool_config.agent_id, step.tool_config.tool_name))
+
+
+def _unknown_is_repeated(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    attempt, state = run.attempt, run.step_state
+    if run.status != "running" or state is None or state.status != "running" or attempt is None:
+        return ()
+    if attempt.state != "unknown" or attempt.step_index != run.step_index or state.attempts >= MAX_ATTEMPTS:
+        return ()
+    because = _harmless(run, attempt, facts)
+    repeats = _repeats(run)
+    if because is None or repeats >= facts.limits.repeats:
+        return ()
+    at = now + _back_off(repeats, facts.limits)
+    return (StepRepeating(step_index=run.step_index, attempt_index=attempt.index, because=because, at=at),)
+
+
+def _repeats(run: Run) -> int:
+    """How many attempts just before the newest were repeated by the engine, not by a person."""
+    for count, attempt in enumerate(run.past):
+        if attempt.step_index != run.step_index or attempt.state != "unknown" or attempt.retry_at is None:
+            return count
+    return len(run.past)
+
+
 def _step_has_its_verdict(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt, state = run.attempt, run.step_state
     if run.status != "running" or state is None or state.status != "running":
@@ -140,6 +188,9 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
         return ()
     if run.step.manual and state.approved_at is None:
         return (StepPaused(step_index=run.step_index, paused_reason="awaiting_approval"),)
+    unsettled = run.unsettled
+    if unsettled is not None and unsettled.retry_at is not None and now < unsettled.retry_at:
+        return ()
     intent = _intend(run, state.attempts, now, facts)
     if facts.gateway_ready:
         return (intent,)
@@ -170,9 +221,11 @@ def _nobody_listens(attempt: Attempt, now: int, limits: Limits) -> AttemptUnsent
 
 
 RULES: tuple[Rule, ...] = (
+    _run_time_is_up,
     _grace_is_over,
     _time_is_up,
     _unsent_for_good,
+    _unknown_is_repeated,
     _step_has_its_verdict,
     _failure_pauses,
     _all_is_done,

@@ -14,8 +14,14 @@ from daemon.errors import Invalid
 
 MAX_STEPS = 1000
 MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+MAX_RUN_TIMEOUT_MS = 365 * 24 * 3600 * 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _unset(value: object) -> bool:
+    """What v1 added stands in a stored spec only where somebody said it: v0's clients get what they know."""
+    return value is None
 
 
 class Shape(BaseModel):
@@ -43,6 +49,12 @@ class StepSpec(Shape):
     tool_config: ToolConfig
     approval_policy: Literal["auto", "manual"] = "auto"
     on_error: Literal["stop", "continue"] = "stop"
+    idempotent: bool | None = Field(
+        None,
+        exclude_if=_unset,
+        description="Whether the call may simply be made again when nobody knows if it ran. Unset: as the tool's own"
+        " annotations say (readOnlyHint, idempotentHint).",
+    )
 
     @property
     def manual(self) -> bool:
@@ -60,6 +72,13 @@ class WorkflowSpec(Shape):
     title: Name
     description: Annotated[str, Field(max_length=10_000)] | None = None
     variables: dict[str, Any] = Field(default_factory=dict)
+    run_timeout_ms: int | None = Field(
+        None,
+        exclude_if=_unset,
+        ge=1,
+        le=MAX_RUN_TIMEOUT_MS,
+        description="The run's deadline, in milliseconds from its start, time spent waiting for people included.",
+    )
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS, strict=False)]
 
 

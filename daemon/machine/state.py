@@ -6,13 +6,13 @@ in the rows of the attempts. The diagrams in ``docs/`` are drawn from the tables
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 from uuid import UUID
+
+from msgspec import Struct
 
 from daemon.machine.commands import Epoch, Mark, ReqId, RunId
 from daemon.machine.events import PausedReason
@@ -20,6 +20,8 @@ from daemon.machine.spec import StepSpec, WorkflowSpec
 
 RunStatus = Literal["running", "paused", "completed", "failed", "canceled"]
 StepStatus = Literal["pending", "running", "success", "failed", "skipped", "rejected", "canceled"]
+Canceling = Literal["timeout", "ack_timeout", "user", "run_timeout"]
+"""Why the agent is asked to stop a call."""
 AttemptState = Literal["intent", "sent", "acked", "unsent", "done", "failed", "timeout", "canceled", "unknown"]
 
 RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
@@ -32,8 +34,8 @@ RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
 
 STEP_MOVES: Mapping[StepStatus, frozenset[StepStatus]] = {
     "pending": frozenset({"running", "rejected", "skipped", "canceled"}),
-    "running": frozenset({"success", "failed", "canceled"}),
-    "failed": frozenset({"pending", "skipped", "canceled"}),
+    "running": frozenset({"pending", "success", "failed", "canceled"}),
+    "failed": frozenset({"pending", "running", "success", "skipped", "canceled"}),
     "success": frozenset(),
     "skipped": frozenset(),
     "rejected": frozenset(),
@@ -49,9 +51,11 @@ ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
     "failed": frozenset(),
     "timeout": frozenset(),
     "canceled": frozenset(),
-    "unknown": frozenset(),
+    "unknown": frozenset({"done", "failed", "timeout", "canceled"}),
 }
 
+WITH_THE_RUN: frozenset[Canceling | None] = frozenset({"user", "run_timeout"})
+"""A call stopped because its run is over; the others are stopped for their own sake."""
 IN_FLIGHT: frozenset[AttemptState] = frozenset({"intent", "sent", "acked"})
 TERMINAL: frozenset[RunStatus] = frozenset(status for status, moves in RUN_MOVES.items() if not moves)
 
@@ -77,8 +81,7 @@ def check_move(table: Mapping[_S, frozenset[_S]], old: _S, new: _S) -> _S:
     return new
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The engine's patience, in milliseconds. Facts for the machine: events record the times computed from them."""
 
     ack_timeout_ms: int = 10_000
@@ -86,10 +89,11 @@ class Limits:
     patience_ms: int = 15_000
     backoff_ms: int = 500
     backoff_max_ms: int = 5_000
+    repeats: int = 3
+    """How often in a row a harmless call of unknown outcome is repeated before a person is asked (a count)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One call of a step's tool. Times are epoch ms; ``ended_at`` set means there is a verdict."""
 
     step_index: int
@@ -102,9 +106,10 @@ class Attempt:
     ack_by: int
     deadline_at: int
     acked_at: int | None = None
-    canceling: Literal["timeout", "ack_timeout", "user"] | None = None
+    canceling: Canceling | None = None
     cancel_until: int | None = None
     retry_at: int | None = None
+    """Proven unsent: when the same call goes again. Of unknown outcome, but harmless: when the next attempt may go."""
     tries: int = 0
     unsent_reason: str | None = None
     unsent_detail: str | None = None
@@ -119,18 +124,20 @@ class Attempt:
         return self.ended_at is None and self.state in IN_FLIGHT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepState:
-    """One step: its status, how often it was attempted, who approved it and when (epoch ms)."""
+class StepState(Struct, frozen=True, kw_only=True):
+    """One step: its status, how often it was attempted, who approved it, who ended it otherwise (epoch ms each)."""
 
     status: StepStatus = "pending"
     attempts: int = 0
     approved_by: str | None = None
     approved_at: int | None = None
+    decided_by: str | None = None
+    """Who rejected it, skipped it or marked it done; ``note`` is what they said."""
+    decided_at: int | None = None
+    note: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """A run as the machine sees it. ``attempt`` is the newest one; ``past`` holds earlier ones, newest first."""
 
     id: RunId
@@ -169,6 +176,15 @@ class Run:
     def in_flight(self) -> bool:
         return self.attempt is not None and self.attempt.in_flight
 
+    @property
+    def unsettled(self) -> Attempt | None:
+        """The attempt of unknown outcome that the run stands still for: a RESULT may yet settle it."""
+        attempt = self.attempt
+        if attempt is None or attempt.state != "unknown" or attempt.step_index != self.step_index:
+            return None
+        repeats = self.status == "running" and attempt.retry_at is not None
+        return attempt if repeats or self.paused_reason == "outcome_unknown" else None
+
     def find(self, req_id: ReqId) -> Attempt | None:
         """The attempt that a letter speaks about, if this run remembers it."""
         if self.attempt is not None and self.attempt.req_id == req_id:
@@ -191,7 +207,7 @@ def make_req_id(run_id: RunId, nonce: bytes, step_index: int, attempt_index: int
 
     The alphabet is ``[A-Za-z0-9_-]`` (RFC 4648 §5), which the Gateway's paths carry unharmed.
     """
-    proof = hmac.new(nonce, b"%d:%d" % (step_index, attempt_index), hashlib.sha256).digest()[:16]
+    proof = hmac.digest(nonce, b"%d:%d" % (step_index, attempt_index), "sha256")[:16]
     return ReqId(_b64(run_id.bytes) + _b64(proof))
 
 

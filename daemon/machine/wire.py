@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, assert_never
-from uuid import UUID
+from typing import Any, TypeAlias, assert_never
 
 import orjson
 
@@ -19,6 +18,7 @@ from daemon.machine.events import (
     AttemptIntended,
     AttemptRunning,
     AttemptSent,
+    AttemptSettled,
     AttemptUnsent,
     Event,
     EvidenceFound,
@@ -33,10 +33,13 @@ from daemon.machine.events import (
     StepApproved,
     StepCompleted,
     StepFailed,
+    StepMarkedDone,
     StepPaused,
     StepRejected,
+    StepRepeating,
+    StepSkipped,
 )
-from daemon.machine.state import Attempt, Run
+from daemon.machine.state import WITH_THE_RUN, Attempt, Run
 
 PREVIEW_CHARS = 800
 ERROR_CHARS = 2000
@@ -44,6 +47,18 @@ WORD_CHARS = 64
 """Most characters kept of an agent's error message, and of its codes and channel names."""
 MAX_DEPTH = 200
 """JSON nested deeper is cut there: orjson reads deeper than it can write (254)."""
+
+AboutACall: TypeAlias = (
+    AttemptIntended
+    | AttemptSent
+    | AttemptUnsent
+    | AttemptRunning
+    | LogAppended
+    | AttemptCanceling
+    | AttemptEnded
+    | EvidenceFound
+    | AttemptSettled
+)
 
 V0_RESULT_STATE: dict[Outcome, str] = {
     "done": "done",
@@ -63,9 +78,17 @@ CANCEL_EVIDENCE: dict[Outcome, str] = {
 }
 
 
+_FRAME = (
+    b'id: %d\nevent: %s\ndata: {"type":"run.event","run_id":"%s","seq":%d,"event_type":"%s","created_at":"%s",'
+    b'"payload":%s}\n\n'
+)
+
+
 def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
     """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
     body: dict[str, Any] = {"type": event.type, "run_id": str(run.id)}
+    if isinstance(event, AboutACall):  # most events are, and a chain of patterns would look at the others first
+        return body | _attempt_payload(event, run, at)
     match event:
         case RunCreated():
             body |= {"workflow_id": str(run.workflow_id), "title": event.title, "steps": event.steps, "by": event.by}
@@ -75,49 +98,53 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
             pass
         case RunFailed():
             body |= {"error_code": event.error_code, "message": event.message}
+            body |= {"until": event.until} if event.until is not None else {}
         case RunCanceled():
             body |= {"reason": event.reason, "by": event.by, "until": event.until}
-        case StepApproved() | StepRejected() | StepCompleted() | StepFailed() | StepPaused() | RunParked():
-            body |= _step_payload(event, run)
-        case _:
-            body |= _attempt_payload(event, run, at)
-    return body
-
-
-def _step_payload(
-    event: StepApproved | StepRejected | StepCompleted | StepFailed | StepPaused | RunParked, run: Run
-) -> dict[str, Any]:
-    steps = run.spec.steps
-    body: dict[str, Any] = {"current_step_index": event.step_index}
-    if event.step_index < len(steps):
-        body["step_id"] = steps[event.step_index].id
-    match event:
-        case StepPaused():
-            body |= {"paused_reason": event.paused_reason}
-        case RunParked():
-            body |= {"paused_reason": event.paused_reason, "message": event.message}
-        case StepApproved():
-            body |= {"by": event.by}
-        case StepRejected():
-            body |= {"by": event.by, "reason": event.reason}
-        case StepFailed():
-            body |= {"status": "failed", "attempt_index": event.attempt_index}
-        case StepCompleted():
-            pass
+        case StepApproved() | StepRejected() | StepSkipped() | StepMarkedDone():
+            body |= _named_step(event.step_index, run) | _decision_payload(event)
+        case StepCompleted() | StepFailed() | StepPaused() | StepRepeating() | RunParked():
+            body |= _named_step(event.step_index, run) | _step_payload(event)
         case _ as never:
             assert_never(never)
     return body
 
 
+def _named_step(index: int, run: Run) -> dict[str, Any]:
+    steps = run.spec.steps
+    return {"current_step_index": index} | ({"step_id": steps[index].id} if index < len(steps) else {})
+
+
+def _decision_payload(event: StepApproved | StepRejected | StepSkipped | StepMarkedDone) -> dict[str, Any]:
+    match event:
+        case StepApproved():
+            return {"by": event.by}
+        case StepRejected() | StepSkipped():
+            return {"by": event.by, "reason": event.reason}
+        case StepMarkedDone():
+            return {"marked": True, "by": event.by, "note": event.note}
+        case _ as never:
+            assert_never(never)
+
+
+def _step_payload(event: StepCompleted | StepFailed | StepPaused | StepRepeating | RunParked) -> dict[str, Any]:
+    match event:
+        case StepPaused():
+            return {"paused_reason": event.paused_reason}
+        case RunParked():
+            return {"paused_reason": event.paused_reason, "message": event.message}
+        case StepFailed():
+            return {"status": "failed", "attempt_index": event.attempt_index}
+        case StepRepeating():
+            return {"attempt_index": event.attempt_index, "because": event.because, "at": event.at}
+        case StepCompleted():
+            return {}
+        case _ as never:
+            assert_never(never)
+
+
 def _attempt_payload(
-    event: AttemptIntended
-    | AttemptSent
-    | AttemptUnsent
-    | AttemptRunning
-    | LogAppended
-    | AttemptCanceling
-    | AttemptEnded
-    | EvidenceFound,
+    event: AboutACall,
     run: Run,
     at: int,
 ) -> dict[str, Any]:
@@ -152,6 +179,10 @@ def _attempt_payload(
         case EvidenceFound():
             body |= {"ok": event.ok, "canceled": event.canceled, "error": error(event.error_code, event.error_message)}
             body |= {"result_preview": preview(event.result)}
+        case AttemptSettled():
+            body |= {"settles": event.outcome, "ok": event.outcome == "done", "canceled": event.outcome == "canceled"}
+            body |= {"error": error(event.error_code, event.error_message), "exit_code": event.exit_code}
+            body |= {"result_preview": preview(event.result)}
         case _ as never:
             assert_never(never)
     return body
@@ -169,7 +200,7 @@ def _result_payload(event: AttemptEnded, attempt: Attempt, at: int) -> dict[str,
         "error": error(event.error_code, event.error_message),
         "result_preview": preview(event.result),
     }
-    if attempt.canceling == "user":
+    if attempt.canceling in WITH_THE_RUN:
         body["cancel"] = CANCEL_EVIDENCE[event.outcome]
     return body
 
@@ -189,19 +220,10 @@ def iso(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def frame(run_id: UUID, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
-    """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged."""
-    data = orjson.dumps(
-        {
-            "type": "run.event",
-            "run_id": str(run_id),
-            "seq": seq,
-            "event_type": event_type,
-            "created_at": created_at,
-            "payload": orjson.Fragment(body),
-        }
-    )
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, event_type.encode(), data)
+def frame(run_id: str, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
+    """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged. All else is plain ASCII of our own."""
+    kind = event_type.encode()
+    return _FRAME % (seq, kind, run_id.encode(), seq, kind, created_at.encode(), body)
 
 
 def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:

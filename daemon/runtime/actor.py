@@ -13,8 +13,8 @@ from daemon import telemetry
 from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
-from daemon.machine.events import AttemptEnded, Event, RunParked
-from daemon.machine.evolve import evolve
+from daemon.machine.events import AttemptEnded, AttemptSettled, RunParked, StepRepeating
+from daemon.machine.evolve import Happened, carry
 from daemon.machine.hear import hear
 from daemon.machine.needs import Facts
 from daemon.machine.record import Transition, VerdictRow, record, verdict
@@ -23,7 +23,8 @@ from daemon.machine.state import Run
 from daemon.machine.wire import read_letter
 
 Asked = tuple[str, str, int]
-"""An effect as the actor remembers it: kind, req_id, how often the attempt had been intended."""
+"""An effect as the actor remembers it: kind, req_id, and which of its kind: how often the attempt had been proven
+unsent, or which look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +74,16 @@ class Actor:
         """
         now = max(now, self.run.last_at)
         letters, self.local = self._letters(entries), []
-        run, events, strangers = hear(self.run, letters, now, facts.limits)
-        telemetry.strangers.inc(strangers)
+        run, happened, strangers = hear(self.run, letters, now, facts.limits)
+        if strangers:
+            telemetry.strangers.inc(strangers)
         verdicts: list[VerdictRow] = []
         for command in commands:
             decision = decide(run, command, now, facts.limits)
-            for event in decision.events:
-                run = evolve(run, event, now)
-            events += decision.events
+            run = carry(run, decision.events, now, happened)
             verdicts.append(verdict(command.id, decision.refusal))
         run, following = settle(run, now, facts)
-        return self._closed(entries, [*events, *following], verdicts, now)
+        return self._closed(entries, happened + following, verdicts, now)
 
     def park(self, entries: Sequence[Entry], commands: Sequence[CommandId], now: int, message: str) -> Turn:
         """The turn that stops a run whose own turn keeps failing; a person may resume it. Its letters are set aside.
@@ -93,8 +93,10 @@ class Actor:
         """
         self.local = []
         if self.run.status == "running":
-            parked = RunParked(step_index=self.run.step_index, message=message)
-            return self._closed(entries, [parked], [], max(now, self.run.last_at))
+            now = max(now, self.run.last_at)
+            happened: list[Happened] = []
+            carry(self.run, (RunParked(step_index=self.run.step_index, message=message),), now, happened)
+            return self._closed(entries, happened, [], now)
         refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]
         return self._closed(entries, [], refused, max(now, self.run.last_at))
 
@@ -109,51 +111,51 @@ class Actor:
         return letters
 
     def _closed(
-        self, entries: Sequence[Entry], events: Sequence[Event], verdicts: Sequence[VerdictRow], now: int
+        self, entries: Sequence[Entry], happened: Sequence[Happened], verdicts: Sequence[VerdictRow], now: int
     ) -> Turn:
         folded = tuple(entry for entry, _, _ in entries)
-        if not events and not verdicts:
+        if not happened and not verdicts:
             return Turn(self, None, folded)
-        transition = record(self.run, events, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
-        for event in events:
+        transition = record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
+        for event, _ in happened:
             if isinstance(event, AttemptEnded):
                 telemetry.attempts_ended.labels(event.outcome).inc()
+            elif isinstance(event, AttemptSettled):
+                telemetry.attempts_settled.labels(event.outcome).inc()
+            elif isinstance(event, StepRepeating):
+                telemetry.repeats.labels(event.because).inc()
         if transition.run.terminal and not self.run.terminal:
             telemetry.runs_ended.labels(transition.run.status).inc()
         return Turn(self, transition, folded)
 
-    def owed(self) -> list[Effect]:
-        """Effects owed and not asked for yet under this claim; each is answered once."""
+    def owed(self, now: int) -> list[Effect]:
+        """Effects owed at ``now`` and not asked for yet under this claim; each is answered once."""
         fresh = []
-        for effect in effects(self.run, self.epoch):
+        for effect in effects(self.run, self.epoch, now):
             key = self.key(effect)
             if key not in self.asked:
                 self.asked.add(key)
                 fresh.append(effect)
         return fresh
 
-    def still_owes(self, effect: Effect) -> bool:
+    def still_owes(self, effect: Effect, now: int) -> bool:
         """Whether the state still owes exactly this effect."""
-        return effect in effects(self.run, self.epoch)
+        return effect in effects(self.run, self.epoch, now)
 
     def key(self, effect: Effect) -> Asked:
         match effect:
             case Invoke():
                 return ("invoke", effect.req_id, effect.tries)
             case Inquire():
-                return ("inquire", effect.req_id, 1 if self._canceling else 0)
+                return ("inquire", effect.req_id, effect.look)
             case Cancel():
                 return ("cancel", effect.req_id, 0)
 
     def ask_again(self) -> Inquire | None:
         """After a gap in what we heard: what became of the attempt in flight?"""
-        attempt = self.run.attempt
-        return Inquire(req_id=attempt.req_id) if attempt is not None and attempt.in_flight else None
+        attempt = self.run.attempt if self.run.in_flight else self.run.unsettled
+        return Inquire(req_id=attempt.req_id, look=0) if attempt is not None else None
 
-    @property
-    def _canceling(self) -> bool:
-        return self.run.attempt is not None and self.run.attempt.canceling is not None
-
-    def deadline(self) -> int | None:
-        """When (epoch ms) to look again though nobody spoke."""
-        return deadline(self.run)
+    def deadline(self, now: int) -> int | None:
+        """When (epoch ms, after ``now``) to look again though nobody spoke."""
+        return deadline(self.run, now)

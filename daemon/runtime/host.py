@@ -21,7 +21,7 @@ from daemon.machine.state import Limits
 from daemon.runtime.actor import Actor, Turn
 from daemon.runtime.clock import Clock
 from daemon.runtime.ownership import Ownership
-from daemon.runtime.ports import Claims, Dispatch, Inbox, Lane, Weather
+from daemon.runtime.ports import Claims, Dispatch, Inbox, Lane, Tools, Weather
 from daemon.runtime.residents import Residents
 from daemon.telemetry import log
 
@@ -47,6 +47,7 @@ class Host:
         ownership: Ownership,
         dispatch: Dispatch,
         weather: Weather,
+        tools: Tools,
         limits: Limits,
         lease_ttl_s: float,
         linger_s: float,
@@ -60,6 +61,7 @@ class Host:
         self._ownership = ownership
         self._dispatch = dispatch
         self._weather = weather
+        self._tools = tools
         self._limits = limits
         self._fresh_s = lease_ttl_s / 2
         self._linger_s = linger_s
@@ -129,7 +131,10 @@ class Host:
     def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command]) -> None:
         telemetry.turns.inc()
         facts = Facts(
-            epoch=actor.epoch, gateway_ready=self._intending and self._weather.subscribed, limits=self._limits
+            epoch=actor.epoch,
+            gateway_ready=self._intending and self._weather.subscribed,
+            limits=self._limits,
+            hints=self._tools.hints,
         )
         try:
             turn = actor.turn(letters, commands, self._clock.now(), facts)
@@ -266,7 +271,7 @@ class Host:
             return
         pause_s = max(self._linger_s / 2, LEAST_PAUSE_S)
         at = max(actor.quiet_since + self._linger_s, self._clock.monotonic() + pause_s)
-        when = actor.deadline()
+        when = actor.deadline(self._clock.now())
         # One alarm, the nearer one: a far deadline set at every turn of a run that talks would pile up until it comes.
         self._residents.alarm(actor, at if when is None else min(at, self._clock.at(when)))
         self._residents.free(actor)
@@ -277,14 +282,16 @@ class Host:
             return False
         if self._clock.monotonic() - actor.quiet_since < self._linger_s:
             return False
-        when = actor.deadline()
+        when = actor.deadline(self._clock.now())
         return when is None or when - self._clock.now() > 2000
 
     def _send_owed(self, actor: Actor) -> None:
-        for effect in actor.owed():
+        for effect in actor.owed(self._clock.now()):
             self._send(actor, effect)
 
     def _send(self, actor: Actor, effect: Effect) -> None:
+        if actor.run.attempt is not None:
+            self._tools.want(actor.run.spec.steps[actor.run.attempt.step_index].tool_config.agent_id)
         actor.open_effects += 1
         permit = partial(self._permit, actor, effect)
         self._dispatch.submit(effect, permit=permit, answer=partial(self._answer, actor))
@@ -292,7 +299,8 @@ class Host:
     def _permit(self, actor: Actor, effect: Effect) -> bool:
         """Law 7: the lease was renewed a moment ago, the run is still ours, and the call is still owed."""
         fresh = self._clock.monotonic() - actor.renewed_at < self._fresh_s
-        return fresh and self._intending and self._residents.get(actor.id) is actor and actor.still_owes(effect)
+        ours = self._intending and self._residents.get(actor.id) is actor
+        return fresh and ours and actor.still_owes(effect, self._clock.now())
 
     def _answer(self, actor: Actor, letter: Letter | None) -> None:
         actor.open_effects -= 1

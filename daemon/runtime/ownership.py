@@ -203,7 +203,7 @@ class Ownership:
             for actor in actors:
                 self._residents.remove(actor)
         gone = [actor for actor in actors if released.get(actor.id) == "r"]
-        await self._claims.release([(*_fence(actor), actor.deadline()) for actor in gone])
+        await self._claims.release([(*_fence(actor), actor.deadline(self._clock.now())) for actor in gone])
         return len(gone)
 
     async def _release(self, actors: Sequence[Actor]) -> None:
@@ -220,7 +220,7 @@ class Ownership:
         gone = [actor for actor in actors if found.get(actor.id) == "r"]
         if not gone:
             return
-        await self._claims.release([(*_fence(actor), actor.deadline()) for actor in gone])
+        await self._claims.release([(*_fence(actor), actor.deadline(self._clock.now())) for actor in gone])
         telemetry.passivations.inc(len(gone))
         rung = [actor.id for actor in gone if actor.rung is not None]
         if rung:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.effects import Effect
+from daemon.machine.needs import Hint
 from daemon.machine.record import Outcomes, Told, Transition
 from daemon.machine.state import Run
 
@@ -89,6 +90,15 @@ class Dispatch(Protocol):
     """Carries effects out, each in its own time."""
 
     def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None: ...
+
+
+class Tools(Protocol):
+    """What tools say of themselves, as far as it is known."""
+
+    @property
+    def hints(self) -> Mapping[tuple[str, str], Hint]: ...
+
+    def want(self, agent_id: str) -> None: ...
 
 
 class Weather(Protocol):

@@ -22,6 +22,7 @@ from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
 from daemon.machine.state import Limits
+from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
 from daemon.runtime.host import Host
@@ -53,6 +54,7 @@ class Runner:
         ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
         residents = Residents(time.monotonic, hold_s=runtime.log_hold_s)
         self._dispatch = GatewayDispatch(gateway)
+        self._catalogue = Catalogue(gateway.tools, time.monotonic)
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -74,6 +76,7 @@ class Runner:
             ownership=self._ownership,
             dispatch=self._dispatch,
             weather=self._ingest,
+            tools=self._catalogue,
             limits=_limits(settings),
             lease_ttl_s=ttl_s,
             linger_s=runtime.linger_s,
@@ -137,6 +140,7 @@ class Runner:
         await self._presence.leave()
         await self._sweep.leave()
         await self._ingest.leave()
+        await self._catalogue.close()
 
     async def _quiet(self) -> None:
         try:

@@ -7,13 +7,13 @@ machine: row, snapshot, steps and its newest attempts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
+from msgspec.structs import replace
 
 from daemon.machine.commands import Command, CommandId, Epoch, Mark, ReqId, RunId
 from daemon.machine.spec import WorkflowSpec
@@ -148,6 +148,9 @@ def _restore(
             attempts=step["attempts"],
             approved_by=step["approved_by"],
             approved_at=step["approved_at_ms"],
+            decided_by=step["decided_by"],
+            decided_at=step["decided_at_ms"],
+            note=step["note"],
         )
     known = [_attempt(one) for one in attempts]
     return replace(
@@ -203,4 +206,5 @@ def _command(row: asyncpg.Record) -> Command:
         step_id=payload.get("step_id"),
         confirm=payload.get("confirm"),
         reason=payload.get("reason"),
+        note=payload.get("note"),
     )

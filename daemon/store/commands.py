@@ -3,6 +3,7 @@ the journal, with the transition that the command caused."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,13 @@ import orjson
 
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.store.pool import Pool, reading
+
+_ADD = """
+INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by)
+SELECT t.id, t.run_id, t.kind, t.payload::json, t.seen_seq, t.issued_by
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[])
+    AS t(id, run_id, kind, payload, seen_seq, issued_by)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,34 +36,32 @@ class CommandRow:
     message: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCommand:
+    """A person's word about one run, not yet written down."""
+
+    id: CommandId
+    run_id: RunId
+    kind: CommandKind
+    payload: dict[str, Any]
+    seen_seq: int | None
+    issued_by: str
+
+
 class Commands:
     """The table ``workflow_run_commands``. Every method raises StoreUnavailable when Postgres is away."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def add(
-        self,
-        *,
-        command_id: CommandId,
-        run_id: RunId,
-        kind: CommandKind,
-        payload: dict[str, Any],
-        seen_seq: int | None,
-        issued_by: str,
-    ) -> None:
-        """Write the person's word down. On return it is on disk."""
+    async def add(self, *commands: NewCommand) -> None:
+        """Write what people said down, all of it or nothing. On return it is on disk."""
+        rows = [
+            (one.id, one.run_id, one.kind, orjson.dumps(one.payload).decode(), one.seen_seq, one.issued_by)
+            for one in commands
+        ]
         async with reading(self._pool) as connection:
-            await connection.execute(
-                "INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by)"
-                " VALUES ($1, $2, $3, $4::text::json, $5, $6)",
-                command_id,
-                run_id,
-                kind,
-                orjson.dumps(payload).decode(),
-                seen_seq,
-                issued_by,
-            )
+            await connection.execute(_ADD, *(list(column) for column in zip(*rows, strict=True)))
 
     async def get(self, command_id: UUID, *, run_id: UUID) -> CommandRow | None:
         """A command of a run; None when there is none."""
@@ -67,3 +73,13 @@ class Commands:
                 run_id,
             )
         return CommandRow(**dict(row)) if row is not None else None
+
+    async def decided(self, command_ids: Sequence[UUID]) -> list[CommandRow]:
+        """Those of the commands that have their verdict."""
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT id, run_id, kind, created_at, applied_seq, verdict, code, message"
+                " FROM workflow_run_commands WHERE id = ANY($1::uuid[]) AND verdict IS NOT NULL",
+                list(command_ids),
+            )
+        return [CommandRow(**dict(row)) for row in rows]

@@ -166,7 +166,7 @@ def _arguments(batch: Sequence[Transition]) -> list[list[object]]:
             attempts.append((*name, *clock, *cancel, *unsent, *end, *row[1:]))
     return [
         *_columns(runs, 14),
-        *_columns(steps, 7),
+        *_columns(steps, 10),
         *_columns(attempts, 27),
         *_columns(events, 4),
         *_columns(verdicts, 5),

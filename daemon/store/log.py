@@ -39,8 +39,9 @@ class EventLog:
         """The next at most ``limit`` events after ``after_seq``; ``count`` 0 at the end."""
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_PAGE, run_id, after_seq, limit)
+        name = str(run_id)
         frames = b"".join(
-            frame(run_id, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode()) for row in rows
+            frame(name, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode()) for row in rows
         )
         terminal = any(row["event_type"] in TERMINAL for row in rows)
         return Page(frames, rows[-1]["seq"] if rows else after_seq, len(rows), terminal)

@@ -25,14 +25,27 @@ WITH run AS (
 INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT $6, id, 'start', $3 FROM run
 """
 
-_HEAD = """
-SELECT id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
+_COLUMNS = """
+id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
     created_at, last_activity_at, error_code, error_message
-FROM workflow_runs WHERE id = $1 AND user_id = $2
 """
 
+_HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE id = $1 AND user_id = $2"  # noqa: S608 - nothing of it is input
+
+_MATCHING = f"""
+SELECT {_COLUMNS} FROM workflow_runs r
+WHERE user_id = $1 AND ($2::uuid[] IS NULL OR id = ANY($2)) AND ($3::text[] IS NULL OR status = ANY($3))
+    AND ($4::text[] IS NULL OR paused_reason = ANY($4)) AND ($5::uuid IS NULL OR workflow_id = $5)
+    AND ($6::text IS NULL OR EXISTS (
+        SELECT FROM workflow_run_specs s CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') AS step
+        WHERE s.run_id = r.id AND step -> 'tool_config' ->> 'agent_id' = $6))
+    AND ($7::timestamptz IS NULL OR created_at >= $7) AND ($8::timestamptz IS NULL OR created_at < $8)
+ORDER BY id DESC LIMIT $9
+"""  # noqa: S608 - nothing of it is input
+
 _STEPS = """
-SELECT step_id, status, approved_by, approved_at_ms FROM workflow_run_steps WHERE run_id = $1 ORDER BY step_index
+SELECT step_id, status, approved_by, approved_at_ms, decided_by, decided_at_ms, note
+FROM workflow_run_steps WHERE run_id = $1 ORDER BY step_index
 """
 
 _ATTEMPTS = """
@@ -71,6 +84,9 @@ class StepView:
     status: str
     approved_by: str | None
     approved_at_ms: int | None
+    decided_by: str | None
+    decided_at_ms: int | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,19 @@ class RunView:
     attempts: Sequence[AttemptView]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which runs are meant; None asks nothing of that kind. ``agent_id``: some step calls this agent."""
+
+    run_ids: Sequence[UUID] | None = None
+    statuses: Sequence[str] | None = None
+    paused_reasons: Sequence[str] | None = None
+    workflow_id: UUID | None = None
+    agent_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
 class Runs:
     """The tables of runs. Every method raises StoreUnavailable when Postgres is away."""
 
@@ -117,6 +146,23 @@ class Runs:
         async with reading(self._pool) as connection:
             row = await connection.fetchrow(_HEAD, run_id, user_id)
         return _head(row) if row is not None else None
+
+    async def matching(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunHead]:
+        """The user's runs that the filter means, newest first, at most ``limit``."""
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(
+                _MATCHING,
+                user_id,
+                list(wanted.run_ids) if wanted.run_ids is not None else None,
+                list(wanted.statuses) if wanted.statuses is not None else None,
+                list(wanted.paused_reasons) if wanted.paused_reasons is not None else None,
+                wanted.workflow_id,
+                wanted.agent_id,
+                wanted.created_after,
+                wanted.created_before,
+                limit,
+            )
+        return [_head(row) for row in rows]
 
     async def view(self, run_id: UUID, *, user_id: str) -> RunView | None:
         """As ``head``, with snapshot, steps and attempts, all of one moment."""

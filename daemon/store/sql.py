@@ -24,13 +24,17 @@ WITH given AS MATERIALIZED (
     FROM given g JOIN held ON held.id = g.run_id WHERE r.id = held.id
     RETURNING r.id
 ), step_rows AS (
-    INSERT INTO workflow_run_steps AS s (run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms)
-    SELECT t.* FROM unnest($15::uuid[], $16::int[], $17::text[], $18::text[], $19::int[], $20::text[], $21::bigint[])
-        AS t(run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms)
+    INSERT INTO workflow_run_steps AS s (
+        run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
+    SELECT t.* FROM unnest(
+        $15::uuid[], $16::int[], $17::text[], $18::text[], $19::int[], $20::text[], $21::bigint[], $22::text[],
+        $23::bigint[], $24::text[]
+    ) AS t(run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
     JOIN held ON held.id = t.run_id
     ON CONFLICT (run_id, step_index) DO UPDATE SET
         status = excluded.status, attempts = excluded.attempts,
-        approved_by = excluded.approved_by, approved_at_ms = excluded.approved_at_ms
+        approved_by = excluded.approved_by, approved_at_ms = excluded.approved_at_ms,
+        decided_by = excluded.decided_by, decided_at_ms = excluded.decided_at_ms, note = excluded.note
 ), attempt_rows AS (
     INSERT INTO workflow_run_attempts AS a (
         run_id, step_index, attempt, req_id, epoch, state, first_intended_at_ms, intended_at_ms, ack_by_ms,
@@ -41,10 +45,10 @@ WITH given AS MATERIALIZED (
         t.ended_ms, t.answered, t.log_bytes, t.mark_term, t.mark_number,
         coalesce(t.arguments, '{}')::json, t.error::json, t.exit_code, t.result::json, coalesce(t.log_tail, '')
     FROM unnest(
-        $22::uuid[], $23::int[], $24::int[], $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::bigint[],
-        $30::bigint[], $31::bigint[], $32::bigint[], $33::text[], $34::bigint[], $35::bigint[], $36::int[],
-        $37::text[], $38::text[], $39::bigint[], $40::bool[], $41::int[], $42::bigint[], $43::bigint[], $44::text[],
-        $45::text[], $46::bigint[], $47::text[], $48::text[]
+        $25::uuid[], $26::int[], $27::int[], $28::text[], $29::bigint[], $30::text[], $31::bigint[], $32::bigint[],
+        $33::bigint[], $34::bigint[], $35::bigint[], $36::text[], $37::bigint[], $38::bigint[], $39::int[],
+        $40::text[], $41::text[], $42::bigint[], $43::bool[], $44::int[], $45::bigint[], $46::bigint[], $47::text[],
+        $48::text[], $49::bigint[], $50::text[], $51::text[]
     ) AS t(run_id, step_index, attempt, req_id, epoch, state, first_ms, intended_ms, ack_ms, deadline_ms, acked_ms,
            canceling, cancel_ms, retry_ms, tries, unsent_reason, unsent_detail, ended_ms, answered, log_bytes,
            mark_term, mark_number, arguments, error, exit_code, result, log_tail)
@@ -61,13 +65,13 @@ WITH given AS MATERIALIZED (
 ), event_rows AS (
     INSERT INTO workflow_run_events (run_id, seq, event_type, payload, created_at)
     SELECT t.run_id, t.seq, t.event_type, t.payload::json, held.at
-    FROM unnest($49::uuid[], $50::bigint[], $51::text[], $52::text[]) AS t(run_id, seq, event_type, payload)
+    FROM unnest($52::uuid[], $53::bigint[], $54::text[], $55::text[]) AS t(run_id, seq, event_type, payload)
     JOIN held ON held.id = t.run_id
 ), verdict_rows AS (
     UPDATE workflow_run_commands c SET
         verdict = CASE WHEN t.applied THEN 'applied' ELSE 'refused' END,
         applied_seq = CASE WHEN t.applied THEN held.last_seq END, code = t.code, message = t.message
-    FROM unnest($53::uuid[], $54::uuid[], $55::bool[], $56::text[], $57::text[])
+    FROM unnest($56::uuid[], $57::uuid[], $58::bool[], $59::text[], $60::text[])
         AS t(run_id, command_id, applied, code, message)
     JOIN held ON held.id = t.run_id
     WHERE c.id = t.command_id AND c.run_id = t.run_id AND c.verdict IS NULL
@@ -97,7 +101,7 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
 LOAD_SPECS = "SELECT run_id, snapshot FROM workflow_run_specs WHERE run_id = ANY($1::uuid[])"
 
 LOAD_STEPS = """
-SELECT run_id, step_index, status, attempts, approved_by, approved_at_ms
+SELECT run_id, step_index, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note
 FROM workflow_run_steps WHERE run_id = ANY($1::uuid[])
 """
 

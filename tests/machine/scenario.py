@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -35,9 +35,9 @@ from daemon.machine.commands import (
 from daemon.machine.decide import Refusal, decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
 from daemon.machine.events import AttemptEnded, Event, RunParked
-from daemon.machine.evolve import evolve
+from daemon.machine.evolve import Happened, carry, evolve
 from daemon.machine.hear import LOG_EVENT_BYTES, hear
-from daemon.machine.needs import Facts, needs
+from daemon.machine.needs import Facts, Hint, needs
 from daemon.machine.record import Transition, VerdictRow, record, verdict
 from daemon.machine.settle import settle
 from daemon.machine.spec import WorkflowSpec, parse_spec
@@ -51,7 +51,14 @@ NONCE = bytes(range(16))
 LAST_WORDS = {"run.completed", "run.failed", "run.canceled"}
 
 
-def step(name: str = "a", *, manual: bool = False, goes_on: bool = False, timeout_ms: int = 60_000) -> dict[str, Any]:
+def step(
+    name: str = "a",
+    *,
+    manual: bool = False,
+    goes_on: bool = False,
+    timeout_ms: int = 60_000,
+    idempotent: bool | None = None,
+) -> dict[str, Any]:
     """The JSON of one step, called and identified by ``name``; its tool is ``demo__<name>`` on agent-1."""
     return {
         "id": name,
@@ -64,12 +71,12 @@ def step(name: str = "a", *, manual: bool = False, goes_on: bool = False, timeou
         },
         "approval_policy": "manual" if manual else "auto",
         "on_error": "continue" if goes_on else "stop",
-    }
+    } | ({} if idempotent is None else {"idempotent": idempotent})
 
 
-def spec(*steps: dict[str, Any]) -> WorkflowSpec:
-    """A workflow of these steps; of one plain step without any."""
-    return parse_spec({"title": "A story", "steps": list(steps or (step(),))})
+def spec(*steps: dict[str, Any], **more: Any) -> WorkflowSpec:
+    """A workflow of these steps; of one plain step without any. ``more`` are fields of the spec."""
+    return parse_spec({"title": "A story", "steps": list(steps or (step(),))} | more)
 
 
 def acked(req_id: ReqId, *, accepted: bool = True) -> Acked:
@@ -111,11 +118,15 @@ class Story:
         at: int = START,
         limits: Limits | None = None,
         listening: bool = True,
+        hints: Mapping[tuple[str, str], Hint] | None = None,
         started: bool = True,
     ) -> None:
-        """``listening``: somebody is subscribed to the Gateway. ``started``: the start command was given already."""
+        """``listening``: somebody is subscribed to the Gateway. ``hints``: what tools say of themselves.
+        ``started``: the start command was given already.
+        """
         self.limits = limits or Limits()
         self.listening = listening
+        self.hints = dict(hints or {})
         self.epoch = Epoch(1)
         self.now = at
         self.run = self._replayed = new_run(
@@ -153,7 +164,7 @@ class Story:
         """Nobody speaks for ``ms``: a turn at each alarm on the way."""
         until = self.now + ms
         for _ in range(100_000):
-            alarm = deadline(self.run)
+            alarm = deadline(self.run, self.now)
             if alarm is None or alarm > until:
                 self.now = until
                 return
@@ -169,27 +180,26 @@ class Story:
     def turn(self, letters: Sequence[Letter] = (), commands: Sequence[Command] = ()) -> list[Refusal | None]:
         """What an actor's turn does: hear the letters, decide each command, settle, record. The refusals come back."""
         before = self.run
-        run, events, strangers = hear(before, letters, self.now, self.limits)
+        run, happened, strangers = hear(before, letters, self.now, self.limits)
         self.strangers += strangers
         refusals: list[Refusal | None] = []
         for command in commands:
             decision = decide(run, command, self.now, self.limits)
             refusals.append(decision.refusal)
             assert not (decision.refusal and decision.events), "a refusal that does something"
-            for event in decision.events:
-                run = evolve(run, event, self.now)
-                events.append(event)
+            run = carry(run, decision.events, self.now, happened)
         run, following = settle(run, self.now, self.facts)
         self._commit(
             before,
-            [*events, *following],
+            [*happened, *following],
             [verdict(command.id, refusal) for command, refusal in zip(commands, refusals, strict=True)],
         )
         assert self.run == run, "record's run is not the folded run"
         return refusals
 
-    def _commit(self, before: Run, events: Sequence[Event], verdicts: Sequence[VerdictRow]) -> None:
-        transition = record(before, events, at=self.now, epoch=self.epoch, owner="me", verdicts=verdicts)
+    def _commit(self, before: Run, happened: Sequence[Happened], verdicts: Sequence[VerdictRow]) -> None:
+        events = [event for event, _ in happened]
+        transition = record(before, happened, at=self.now, epoch=self.epoch, owner="me", verdicts=verdicts)
         self.run = transition.run
         self.log += [(self.now, event) for event in events]
         self.transitions.append(transition)
@@ -197,14 +207,15 @@ class Story:
 
     def park(self) -> None:
         """What the host does to a run whose own turn raises again and again."""
-        before, event = self.run, RunParked(step_index=self.run.step_index, message="the turn raised")
-        self._commit(before, [event], [])
+        happened: list[Happened] = []
+        carry(self.run, [RunParked(step_index=self.run.step_index, message="the turn raised")], self.now, happened)
+        self._commit(self.run, happened, [])
 
     # --- then -------------------------------------------------------------------------------------------------------
 
     @property
     def facts(self) -> Facts:
-        return Facts(epoch=self.epoch, gateway_ready=self.listening, limits=self.limits)
+        return Facts(epoch=self.epoch, gateway_ready=self.listening, limits=self.limits, hints=self.hints)
 
     @property
     def attempt(self) -> Attempt:
@@ -220,7 +231,7 @@ class Story:
     @property
     def owed(self) -> tuple[Effect, ...]:
         """What the present owner owes the world."""
-        return effects(self.run, self.epoch)
+        return effects(self.run, self.epoch, self.now)
 
     @property
     def statuses(self) -> tuple[str, ...]:
@@ -243,7 +254,7 @@ class Story:
         """A command of somebody who sees the run as it stands, unless told otherwise."""
         if seen is None and self.run.status == "paused" and kind not in ("start", "cancel"):
             seen = self.run.paused_seq
-        if step_id is None and self.run.step is not None and kind in ("approve", "reject"):
+        if step_id is None and self.run.step is not None and kind in ("approve", "reject", "skip", "mark_done"):
             step_id = self.run.step.id
         number = CommandId(UUID(int=next(self._command_numbers)))
         return Command(id=number, kind=kind, seen_seq=seen, issued_by=by, step_id=step_id, **more)
@@ -303,16 +314,17 @@ class Story:
 
     def _check_duties(self) -> None:
         """Alarm and effects agree with the state, for the owner and for whoever comes after."""
-        run, alarm = self.run, deadline(self.run)
+        run, alarm = self.run, deadline(self.run, self.now)
         assert alarm is None or alarm > self.now, "an alarm in the past rings for ever"
         assert not any(attempt.in_flight for attempt in run.past), "two attempts in flight"
-        later = effects(run, Epoch(self.epoch + 1))
-        assert not any(isinstance(effect, Invoke) for effect in (*effects(run, Epoch(0)), *later))
+        later = effects(run, Epoch(self.epoch + 1), self.now)
+        assert not any(isinstance(effect, Invoke) for effect in (*effects(run, Epoch(0), self.now), *later))
         if not run.in_flight:
-            assert self.owed == later == ()
+            assert self.owed == later
+            assert bool(self.owed) == (run.unsettled is not None)
             return
         assert alarm is not None, "in flight, and nobody will look again"
-        assert Inquire(req_id=self.req) in later
+        assert any(isinstance(effect, Inquire) for effect in later)
         assert self.req == make_req_id(run.id, run.nonce, self.attempt.step_index, self.attempt.index)
         assert any(isinstance(effect, Cancel) for effect in self.owed) == (self.attempt.canceling is not None)
         assert run.spec.steps[self.attempt.step_index].tool_config.agent_id in needs(run).agents or run.terminal

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.machine.commands import CancelAcked, NotSent, ReqId, Result, SendUncertain, Sent
-from daemon.machine.effects import AGENT_BACKSTOP_MS, Cancel, Inquire, Invoke, deadline
+from daemon.machine.effects import AGENT_BACKSTOP_MS, WHILE_CANCELING, Cancel, Inquire, Invoke, deadline
 from daemon.machine.settle import GATEWAY_UNAVAILABLE
 from daemon.machine.state import Limits
 from tests.machine.scenario import Story, acked, canceled, chunk, done, failed, step
@@ -99,7 +99,10 @@ def test_a_timeout_owes_cancel_and_the_agents_confirmation_makes_it_a_timeout() 
     story.wait(29_999)
     assert story.owed == ()
     story.wait(1)
-    assert story.owed == (Inquire(req_id=story.req), Cancel(req_id=story.req, agent_id="agent-1", reason="timeout"))
+    assert story.owed == (
+        Inquire(req_id=story.req, look=WHILE_CANCELING),
+        Cancel(req_id=story.req, agent_id="agent-1", reason="timeout"),
+    )
     story.confirm_cancel()
     result = sole_result(story)
     assert (result["state"], result["outcome"], result["duration_ms"]) == ("timeout", "timeout", 30_000)
@@ -193,7 +196,7 @@ def test_cancel_of_a_running_run_ends_it_at_once_and_owes_cancel() -> None:
     assert story.say("cancel") is None
     assert (story.run.status, story.statuses) == ("canceled", ("canceled", "pending"))
     assert Cancel(req_id=story.req, agent_id="agent-1", reason="user") in story.owed
-    assert deadline(story.run) == story.now + LIMITS.cancel_grace_ms
+    assert deadline(story.run, story.now) == story.now + LIMITS.cancel_grace_ms
 
 
 def test_cancel_logs_that_the_agent_stopped() -> None:
@@ -202,7 +205,7 @@ def test_cancel_logs_that_the_agent_stopped() -> None:
     story.confirm_cancel()
     result = sole_result(story)
     assert (result["state"], result["canceled"], result["cancel"]) == ("canceled", True, "stopped")
-    assert deadline(story.run) is None
+    assert deadline(story.run, story.now) is None
 
 
 @pytest.mark.parametrize("letter", [done, failed])
@@ -220,7 +223,7 @@ def test_cancel_logs_that_nobody_knows() -> None:
     story.say("cancel")
     story.wait(LIMITS.cancel_grace_ms)
     assert (sole_result(story)["cancel"], sole_result(story)["outcome"]) == ("unknown", "unknown")
-    assert deadline(story.run) is None
+    assert deadline(story.run, story.now) is None
 
 
 def test_cancel_of_a_call_that_never_left_stopped_it() -> None:
@@ -236,18 +239,19 @@ def test_cancel_while_a_call_waits_to_be_sent_again_ends_the_attempt() -> None:
     story.bounce(GATEWAY_UNAVAILABLE)
     story.say("cancel")
     assert (sole_result(story)["outcome"], story.run.status) == ("unsent", "canceled")
-    assert deadline(story.run) is None
+    assert deadline(story.run, story.now) is None
 
 
 # --- evidence --------------------------------------------------------------------------------------------------------
 
 
 def test_a_result_after_the_verdict_is_evidence_once() -> None:
-    story = Story(step("a"), step("b"))
+    story = Story(step("a", goes_on=True), step("b", manual=True))
+    late = story.req
     story.wait(LIMITS.ack_timeout_ms + LIMITS.cancel_grace_ms)
-    assert [event.type for event in story.hear(done(story.req, {"x": 1}))] == ["tool.evidence"]
-    assert story.hear(done(story.req, {"x": 1}), failed(story.req)) == []
-    assert story.run.paused_reason == "outcome_unknown"
+    assert [event.type for event in story.hear(done(late, {"x": 1}))] == ["tool.evidence"]
+    assert story.hear(done(late, {"x": 1}), failed(late)) == []
+    assert story.statuses == ("failed", "pending")
     (evidence,) = story.rows("tool.evidence")
     assert (evidence["ok"], evidence["result_preview"]) == (True, '{"x":1}')
 
@@ -279,7 +283,7 @@ def test_a_call_of_an_older_epoch_owes_inquire_and_never_invoke(sign: type[Sent]
     if sign is not None:
         story.hear(sign(req_id=story.req))
     story.takeover()
-    assert story.owed == (Inquire(req_id=story.req),)
+    assert story.owed == (Inquire(req_id=story.req, look=0),)
     story.wait(60_000 + LIMITS.cancel_grace_ms)
     assert story.run.paused_reason == "outcome_unknown"
 

@@ -32,17 +32,23 @@ from daemon.machine.hear import LOG_EVENT_BYTES, NOT_PERMITTED, cut_utf8
 from daemon.machine.settle import GATEWAY_UNAVAILABLE
 from daemon.machine.state import LOG_LIMIT_BYTES, MAX_ATTEMPTS, Limits, make_req_id, new_run
 from daemon.machine.wire import preview, read_letter
-from tests.machine.scenario import NONCE, RUN_ID, WORKFLOW_ID, Story, step
+from tests.machine.scenario import NONCE, RUN_ID, WORKFLOW_ID, Story, spec, step
 
 Act: TypeAlias = Callable[[Story], None]
 
 flags = st.booleans()
 steps = st.lists(
     st.builds(
-        lambda manual, goes_on, timeout_ms: {"manual": manual, "goes_on": goes_on, "timeout_ms": timeout_ms},
+        lambda manual, goes_on, timeout_ms, idempotent: {
+            "manual": manual,
+            "goes_on": goes_on,
+            "timeout_ms": timeout_ms,
+            "idempotent": idempotent,
+        },
         flags,
         flags,
         st.sampled_from([1, 400, 30_000, 3_600_000]),
+        st.sampled_from([None, None, True]),
     ),
     min_size=1,
     max_size=3,
@@ -99,10 +105,14 @@ letters: st.SearchStrategy[Callable[[ReqId], Letter]] = st.one_of(
     st.builds(lambda will: lambda req_id: CancelAcked(req_id=req_id, will_cancel=will), flags),
 )
 commands: st.SearchStrategy[tuple[CommandKind, dict[str, Any]]] = st.tuples(
-    st.sampled_from(["start", "approve", "approve", "reject", "resume", "resume", "cancel"]),
+    st.sampled_from(["start", "approve", "approve", "reject", "resume", "resume", "skip", "mark_done", "cancel"]),
     st.fixed_dictionaries(
         {"confirm": st.sampled_from([None, "run_again", "run_again"])},
-        optional={"seen": st.integers(0, 9), "step_id": st.sampled_from(["s0", "s1", "nowhere"])},
+        optional={
+            "note": st.just("seen"),
+            "seen": st.integers(0, 9),
+            "step_id": st.sampled_from(["s0", "s1", "nowhere"]),
+        },
     ),
 )
 
@@ -139,23 +149,25 @@ acts: st.SearchStrategy[Act] = st.one_of(
 )
 
 
-def story_of(shape: list[dict[str, Any]], bounds: Limits, *, listening: bool = True) -> Story:
+def story_of(
+    shape: list[dict[str, Any]], bounds: Limits, *, listening: bool = True, run_timeout_ms: int | None = None
+) -> Story:
     """A story over steps s0, s1, …"""
     workflow = [step(f"s{index}", **about) for index, about in enumerate(shape)]
-    return Story(*workflow, limits=bounds, listening=listening)
+    return Story(workflow=spec(*workflow, run_timeout_ms=run_timeout_ms), limits=bounds, listening=listening)
 
 
 @settings(max_examples=150, deadline=None)
-@given(steps, limits, flags, st.lists(acts, max_size=25))
+@given(steps, limits, flags, st.sampled_from([None, None, 20_000]), st.lists(acts, max_size=25))
 def test_no_story_breaks_a_law_and_every_run_becomes_quiet(
-    shape: list[dict[str, Any]], bounds: Limits, listening: bool, tale: list[Act]
+    shape: list[dict[str, Any]], bounds: Limits, listening: bool, run_timeout_ms: int | None, tale: list[Act]
 ) -> None:
-    story = story_of(shape, bounds, listening=listening)
+    story = story_of(shape, bounds, listening=listening, run_timeout_ms=run_timeout_ms)
     for act in tale:
         act(story)
         check_the_whole(story)
     story.wait(30 * 24 * 3_600_000)
-    assert deadline(story.run) is None
+    assert deadline(story.run, story.now) is None
     assert not story.run.in_flight
     assert story.run.status != "running"
     check_the_whole(story)
@@ -284,5 +296,5 @@ def test_any_preview_is_bounded(value: Any) -> None:
 def test_a_new_run_owes_nothing(run_id: Any, nonce: bytes, index: int, attempt: int) -> None:
     workflow = Story(started=False).run.spec
     run = new_run(run_id=run_id, workflow_id=WORKFLOW_ID, user_id="ann", nonce=nonce, spec=workflow)
-    assert deadline(run) is None
+    assert deadline(run, run.last_at) is None
     assert make_req_id(run_id, nonce, index, attempt) != make_req_id(run_id, nonce, index, attempt + 1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, get_args
 
 import orjson
 import pytest
+from msgspec.structs import fields, replace
 
 from daemon.machine import state, wire
 from daemon.machine.commands import CommandKind, Epoch, Mark
@@ -18,6 +18,7 @@ from daemon.machine.events import (
     AttemptIntended,
     AttemptRunning,
     AttemptSent,
+    AttemptSettled,
     AttemptUnsent,
     Event,
     EvidenceFound,
@@ -32,8 +33,11 @@ from daemon.machine.events import (
     StepApproved,
     StepCompleted,
     StepFailed,
+    StepMarkedDone,
     StepPaused,
     StepRejected,
+    StepRepeating,
+    StepSkipped,
 )
 from daemon.machine.evolve import evolve
 from daemon.machine.state import ATTEMPT_MOVES, IN_FLIGHT, RUN_MOVES, STEP_MOVES, TERMINAL, IllegalMove, Run
@@ -117,12 +121,15 @@ def instances() -> dict[type[Any], tuple[Run, Event]]:
         RunCreated: (fresh, RunCreated(title="T", steps=1, by="ann")),
         RunResumed: (failed, RunResumed(paused_reason="outcome_unknown", by="ann")),
         RunCompleted: (run, RunCompleted()),
-        RunFailed: (run, RunFailed(error_code="approval_rejected", message="no")),
+        RunFailed: (run, RunFailed(error_code="run_timeout", message="no", until=until)),
         RunCanceled: (run, RunCanceled(reason=None, by="ann", until=until)),
         RunParked: (run, RunParked(step_index=0, message="oops")),
         StepPaused: (run, StepPaused(step_index=0, paused_reason="step_failed")),
         StepApproved: (waiting, StepApproved(step_index=0, by="ann")),
         StepRejected: (waiting, StepRejected(step_index=0, by="ann", reason="no")),
+        StepSkipped: (failed, StepSkipped(step_index=0, by="ann", reason="no")),
+        StepMarkedDone: (failed, StepMarkedDone(step_index=0, by="ann", note="seen")),
+        StepRepeating: (run, StepRepeating(step_index=0, attempt_index=0, because="declared", at=until)),
         StepCompleted: (run, StepCompleted(step_index=0)),
         StepFailed: (run, StepFailed(step_index=0, attempt_index=0)),
         AttemptIntended: (
@@ -144,6 +151,7 @@ def instances() -> dict[type[Any], tuple[Run, Event]]:
             run,
             EvidenceFound(req_id=req_id, ok=True, canceled=False, error_code=None, error_message=None, result=1),
         ),
+        AttemptSettled: (failed, AttemptSettled(req_id=req_id, outcome="done", result=1)),
     }
 
 
@@ -177,7 +185,7 @@ UNTOLD = {
     "error_message": "told as error",
     "step_index": "told as current_step_index",
     "detail": "told as message",
-    "outcome": "told as itself and as v0's state",
+    "outcome": "told as itself and as v0's state, or as what it settles",
 }
 
 

@@ -88,7 +88,7 @@ def test_a_call_that_waits_to_be_sent_again_waits_also_while_its_run_is_parked()
     story = Story()
     story.bounce(GATEWAY_UNAVAILABLE)
     story.park()
-    assert deadline(story.run) is None
+    assert deadline(story.run, story.now) is None
     story.wait(5_000)
     assert story.say("resume") is None
     assert isinstance(story.owed[0], Invoke)

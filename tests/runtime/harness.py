@@ -30,7 +30,7 @@ from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.spec import parse_spec
 from daemon.machine.state import Limits
 from daemon.runtime.runner import Runner
-from daemon.store.commands import Commands
+from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
 from daemon.store.pool import Pool, open_pool
 from daemon.store.runs import RunHead, Runs
@@ -186,7 +186,7 @@ class Rig:
         command_id, head = CommandId(uuid7.uuid7()), await self.head(run_id)
         seen = head.paused_seq if head.status == "paused" and kind != "cancel" else None
         await Commands(self.pool).add(
-            command_id=command_id, run_id=run_id, kind=kind, payload=payload, seen_seq=seen, issued_by=USER
+            NewCommand(id=command_id, run_id=run_id, kind=kind, payload=payload, seen_seq=seen, issued_by=USER)
         )
         if ring:
             await self.ring(run_id)

@@ -93,6 +93,7 @@ async def test_many_runs_share_commits(rig: Rig) -> None:
     runs = [await rig.create(step("a"), step("b"), ring=False) for _ in range(40)]
     for run_id in runs:
         await rig.until(run_id, "completed")
-    assert count("runwarden_transitions_total") - transitions == 40 * 3
+    late_logs = 80  # a CHUNK that comes after its RESULT is a transition of its own, at most one a call
+    assert 40 * 3 <= count("runwarden_transitions_total") - transitions <= 40 * 3 + late_logs
     assert count("runwarden_commits_total") - commits < 40 * 3 / 2
     rig.never_twice(80)

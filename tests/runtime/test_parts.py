@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import uuid_utils.compat as uuid7
+from msgspec.structs import replace
 
 from daemon.machine.commands import Epoch, RunId, Urgency
 from daemon.runtime.actor import Actor

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuid7
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 
 from daemon.errors import StoreUnavailable
 from daemon.machine.commands import CommandId, Epoch, RunId
 from daemon.machine.state import PAST_KEPT, Limits, Run
 from daemon.store.claims import Claims
-from daemon.store.commands import Commands
+from daemon.store.commands import Commands, NewCommand
 from daemon.store.pool import Pool
 from tests.machine import test_properties as tales
 from tests.machine.scenario import Story, acked, canceled, chunk, done, failed, step
@@ -194,12 +194,14 @@ async def test_open_commands_are_those_without_a_verdict_oldest_first(
     later = [CommandId(uuid7.uuid7()) for _ in range(3)]
     for number in reversed(later):
         await commands.add(
-            command_id=number,
-            run_id=story.run.id,
-            kind="reject",
-            payload={"step_id": "a", "reason": "no\u2028"},
-            seen_seq=4,
-            issued_by="bob",
+            NewCommand(
+                id=number,
+                run_id=story.run.id,
+                kind="reject",
+                payload={"step_id": "a", "reason": "no\u2028"},
+                seen_seq=4,
+                issued_by="bob",
+            )
         )
     found = await claims.open_commands([story.run.id, quiet.run.id])
     assert set(found) == {story.run.id}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from daemon.machine.commands import Epoch, RunId
 from daemon.store.journal import Lane

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from daemon.machine.commands import Epoch
 from daemon.machine.record import Transition, VerdictRow, verdict
-from daemon.store.commands import Commands
+from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
 from tests.machine.scenario import acked, chunk, done, failed, step
 from tests.store.conftest import Book
@@ -53,7 +53,9 @@ async def test_a_commit_gives_each_command_its_verdict_once(book: Book, commands
     sent = [story.command("approve"), story.command("approve")]
     for one in sent:
         await commands.add(
-            command_id=one.id, run_id=story.run.id, kind="approve", payload={}, seen_seq=one.seen_seq, issued_by="ann"
+            NewCommand(
+                id=one.id, run_id=story.run.id, kind="approve", payload={}, seen_seq=one.seen_seq, issued_by="ann"
+            )
         )
     story.turn(commands=sent)
     await book.write(story)

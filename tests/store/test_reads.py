@@ -12,7 +12,7 @@ import uuid_utils.compat as uuid7
 
 from daemon.errors import SetupError, StoreUnavailable
 from daemon.machine.commands import CommandId, RunId
-from daemon.store.commands import Commands
+from daemon.store.commands import Commands, NewCommand
 from daemon.store.log import EventLog
 from daemon.store.pool import Pool, open_pool
 from daemon.store.runs import Runs
@@ -131,7 +131,7 @@ async def test_a_command_is_read_with_its_verdict_and_by_its_run_only(book: Book
     story = await book.open()
     number = CommandId(uuid7.uuid7())
     await commands.add(
-        command_id=number, run_id=story.run.id, kind="cancel", payload={}, seen_seq=None, issued_by="ann"
+        NewCommand(id=number, run_id=story.run.id, kind="cancel", payload={}, seen_seq=None, issued_by="ann")
     )
     row = await commands.get(number, run_id=story.run.id)
     assert row is not None
@@ -143,12 +143,14 @@ async def test_a_command_is_read_with_its_verdict_and_by_its_run_only(book: Book
 async def test_a_command_for_a_run_that_does_not_exist_is_refused_by_the_database(commands: Commands) -> None:
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await commands.add(
-            command_id=CommandId(uuid7.uuid7()),
-            run_id=RunId(UUID(int=1)),
-            kind="cancel",
-            payload={},
-            seen_seq=None,
-            issued_by="ann",
+            NewCommand(
+                id=CommandId(uuid7.uuid7()),
+                run_id=RunId(UUID(int=1)),
+                kind="cancel",
+                payload={},
+                seen_seq=None,
+                issued_by="ann",
+            )
         )
 
 

@@ -1,0 +1,169 @@
+"""One decision about many runs: cancel, resume or retry what a filter means, with a result for each of them.
+
+Every item is a command of its own, on disk before it is acknowledged and decided by its run's actor; this handler only
+writes them all down in one statement and waits a bounded time for their verdicts. Nothing is approved in bulk here:
+a step that waits for approval is decided by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+import uuid_utils.compat as uuid7
+from aiohttp import web
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from daemon.api.context import CALLER, CONTEXT
+from daemon.api.decisions import Text, command_url
+from daemon.api.gate import parse, read_json
+from daemon.api.shapes import json_response
+from daemon.errors import FabricUnavailable
+from daemon.machine.commands import CommandId, CommandKind
+from daemon.machine.events import PausedReason
+from daemon.machine.spec import Name
+from daemon.machine.state import RunStatus
+from daemon.store.commands import CommandRow, NewCommand
+from daemon.store.runs import Filter, RunHead
+
+MOST = 500
+"""Runs of one request; what the filter means beside them is told by ``more``."""
+LOOK_S = 0.05
+"""Between two looks at the verdicts; doubles up to ten times that."""
+
+RESUMABLE: frozenset[PausedReason] = frozenset(
+    {"step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized"}
+)
+RETRYABLE: frozenset[PausedReason] = frozenset({"step_failed", "outcome_unknown"})
+
+
+class RunFilter(BaseModel):
+    """Which runs; at least one field, so that nobody cancels everything by an empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_ids: Annotated[list[UUID], Field(min_length=1, max_length=MOST)] | None = None
+    status: list[RunStatus] | None = None
+    paused_reason: list[PausedReason] | None = None
+    workflow_id: UUID | None = None
+    agent_id: Name | None = None
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("name at least one thing that the runs have in common")
+        return self
+
+
+class BulkBody(BaseModel):
+    """Body of ``POST /v1/workflow-runs/bulk``. ``resume`` means every pause but an approval, ``retry`` failed steps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["cancel", "resume", "retry"]
+    filter: RunFilter
+    reason: Text | None = None
+    confirm: Literal["run_again"] | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST)] = MOST
+    dry_run: bool = False
+
+
+async def decide(request: web.Request) -> web.Response:
+    """Submit the action for each run that the filter means; 200 with an item for each, applied or not."""
+    body = parse(BulkBody, await read_json(request))
+    context, user = request.app[CONTEXT], request[CALLER].user_id
+    found = await context.runs.matching(_filter(body), user_id=user, limit=body.limit + 1)
+    heads, more = found[: body.limit], len(found) > body.limit
+    items: dict[UUID, dict[str, Any]] = {head.id: _item(head) for head in heads}
+    fitting = [head for head in heads if _fits(head, body.action, items[head.id])]
+    if not body.dry_run and fitting:
+        commands = {head.id: _command(head, body, user) for head in fitting}
+        for row in await _verdicts(request, list(commands.values())):
+            items[row.run_id] |= {"outcome": row.verdict, "code": row.code, "message": row.message}
+        for run_id, command in commands.items():
+            items[run_id]["command"] = command_url(run_id, command.id)
+    for named in body.filter.run_ids or () if not more else ():
+        items.setdefault(named, _missing(named))
+    return json_response({"action": body.action, "items": list(items.values()), "more": more})
+
+
+def _filter(body: BulkBody) -> Filter:
+    """The filter in the store's words; runs named by id are answered for one by one, whatever their state."""
+    wanted = body.filter
+    statuses: Sequence[str] | None = wanted.status
+    reasons: Sequence[str] | None = wanted.paused_reason
+    if wanted.run_ids is None:
+        statuses = statuses or (["running", "paused"] if body.action == "cancel" else ["paused"])
+        if body.action != "cancel":
+            reasons = reasons or sorted(RESUMABLE if body.action == "resume" else RETRYABLE)
+    return Filter(
+        run_ids=wanted.run_ids,
+        statuses=statuses,
+        paused_reasons=reasons,
+        workflow_id=wanted.workflow_id,
+        agent_id=wanted.agent_id,
+        created_after=wanted.created_after,
+        created_before=wanted.created_before,
+    )
+
+
+def _item(head: RunHead) -> dict[str, Any]:
+    """An item before anything was said: undecided."""
+    item = {"run_id": str(head.id), "status": head.status, "paused_reason": head.paused_reason}
+    return item | {"outcome": "undecided", "code": None, "message": None}
+
+
+def _missing(run_id: UUID) -> dict[str, Any]:
+    why = {"code": "not_found", "message": "There is no such run, or it is not yours."}
+    return {"run_id": str(run_id), "outcome": "refused"} | why
+
+
+def _fits(head: RunHead, action: str, item: dict[str, Any]) -> bool:
+    """Whether the action is about this run at all; if not, its item says why."""
+    if action == "cancel":
+        if head.terminal:
+            item |= {"outcome": "unchanged", "message": f"The run is {head.status} already."}
+        return not head.terminal
+    if head.status != "paused":
+        item |= {"outcome": "refused", "code": "not_paused", "message": f"The run is {head.status}, not paused."}
+        return False
+    if head.paused_reason not in (RESUMABLE if action == "resume" else RETRYABLE):
+        message = f"The run is paused as {head.paused_reason}, which {action} is not about."
+        item |= {"outcome": "refused", "code": f"not_to_{action}", "message": message}
+        return False
+    return True
+
+
+def _command(head: RunHead, body: BulkBody, user: str) -> NewCommand:
+    kind: CommandKind = "cancel" if body.action == "cancel" else "resume"
+    said = {"reason": body.reason} if kind == "cancel" else {"confirm": body.confirm}
+    return NewCommand(
+        id=CommandId(uuid7.uuid7()),
+        run_id=head.id,
+        kind=kind,
+        payload={key: value for key, value in said.items() if value is not None},
+        seen_seq=None if kind == "cancel" else head.paused_seq,
+        issued_by=user,
+    )
+
+
+async def _verdicts(request: web.Request, commands: Sequence[NewCommand]) -> list[CommandRow]:
+    """Write the commands down, ring their runs, and answer those decided within the wait."""
+    context = request.app[CONTEXT]
+    await context.commands.add(*commands)
+    with contextlib.suppress(FabricUnavailable):  # they are on disk; without the bells the sweep finds them
+        await context.inbox.ring(*(command.run_id for command in commands))
+    until = time.monotonic() + context.settings.verdict_wait_s
+    pause_s = LOOK_S
+    while True:
+        rows = await context.commands.decided([command.id for command in commands])
+        if len(rows) == len(commands) or time.monotonic() >= until:
+            return rows
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 10 * LOOK_S)
