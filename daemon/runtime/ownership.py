@@ -166,7 +166,9 @@ class Ownership:
             self._residents.remove(actor)
         if fallen:
             async with self._leasing:
-                await self._leases.release([_held(actor) for actor in fallen], force=True)
+                released = await self._leases.release([_held(actor) for actor in fallen], force=True)
+            # While the lease was ours others took the run for held, and dropped its offers.
+            await self._ready.mark([actor.id for actor in fallen if released.get(actor.id) != "r"])
             telemetry.fenced.inc(len(fallen))
             log.info("fenced: other nodes had these runs", runs=len(fallen))
         for actor in [actor for actor in doubted if actor not in fallen]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from daemon.machine.commands import ReqId, RunId
 from daemon.machine.evolve import evolve
@@ -75,7 +75,11 @@ def replay_rebuilds_the_state(row: RunRow) -> Iterator[str]:
     if replayed.last_seq < len(row.log):
         yield f"the log tells what cannot be at {row.log[replayed.last_seq][0]}"
     elif replace(replayed, last_at=0) != replace(kept, last_at=0):
-        names = [name for name in Run.__slots__ if getattr(replayed, name) != getattr(kept, name) and name != "last_at"]
+        names = [
+            name
+            for name in Run.__struct_fields__
+            if getattr(replayed, name) != getattr(kept, name) and name != "last_at"
+        ]
         yield f"replay and rows differ in {names}"
 
 

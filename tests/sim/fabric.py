@@ -64,8 +64,8 @@ class Inbox:
             dropped = await self._line.ask("append", lambda: self._server.append(posts, self._bound))
             telemetry.chunks_dropped.inc(dropped)
 
-    async def ring(self, run_id: RunId) -> None:
-        await self.append((Post(run_id, "c"),))
+    async def ring(self, *run_ids: RunId) -> None:
+        await self.append(tuple(Post(run_id, "c") for run_id in run_ids))
 
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         return await self._line.ask("read inboxes", lambda: self._server.letters(run_ids, self.read_limit))

@@ -16,14 +16,15 @@ import orjson
 
 from daemon.machine.commands import RunId
 from daemon.machine.state import run_of
-from gateway_client import Envelope, Invocation, MaybeSent, NotSent, ResultsUnsupported, Unavailable
+from gateway_client import Envelope, Invocation, MaybeSent, NotSent, ResultsUnsupported, ToolInfo, Unavailable
 from tests.sim.faults import Chance, Plan
 from tests.sim.loop import World
 
 AGENT = "agent-1"
-TOOLS = ("quick", "failing", "reporting", "slow", "silent", "late", "refusing", "stubborn")
+TOOLS = ("quick", "failing", "reporting", "slow", "silent", "late", "refusing", "stubborn", "repeatable")
 """``reporting`` tells of its failure in its result, ``silent`` never speaks, ``late`` comes to life after everybody
-gave up, ``refusing`` cannot read the call, ``stubborn`` does not stop when it is told to."""
+gave up, ``refusing`` cannot read the call, ``stubborn`` does not stop when it is told to, and ``repeatable`` is often
+silent but may be called again, as it says of itself."""
 
 
 @dataclass(slots=True)
@@ -131,7 +132,7 @@ class Gateway:
 
     def _arrive(self, call: Invocation) -> None:
         tool = call.tool_name
-        if tool == "silent":
+        if tool == "silent" or (tool == "repeatable" and self._rng.random() < 0.6):
             return
         if tool == "refusing":
             self._say("INVOKE_ACK", call.req_id, {"accepted": False, "reason": "invalid_payload"})
@@ -286,6 +287,12 @@ class Client:
         self.gateway.asked(req_id)
         envelope: Envelope | None = await self.line.ask("result", lambda: self.gateway.result(req_id))
         return envelope
+
+    async def tools(self, agent_id: str) -> list[ToolInfo]:
+        hinted = {tool: {"idempotentHint": tool == "repeatable"} for tool in TOOLS}
+        found = [ToolInfo(name=name, annotations=hints) for name, hints in hinted.items()]
+        told: list[ToolInfo] = await self.line.ask("tools", lambda: found)
+        return told
 
     def events(self, **filters: Any) -> Stream:
         return Stream(self)

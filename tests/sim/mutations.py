@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from msgspec.structs import replace as changed
+
 from daemon.errors import StoreUnavailable
 from daemon.machine import decide
 from daemon.machine.commands import Epoch
@@ -24,6 +26,7 @@ from daemon.runtime.ownership import Ownership
 from daemon.runtime.sweep import Sweep
 from tests.sim.faults import Plan
 from tests.sim.postgres import Postgres
+from tests.sim.redis import Redis
 
 Mutation = Callable[[], AbstractContextManager[Any]]
 
@@ -50,7 +53,7 @@ def no_freshness_check() -> AbstractContextManager[Any]:
     """A call is written however old the lease."""
 
     def permit(self: Host, actor: Actor, effect: Effect) -> bool:
-        return self._intending and self._residents.get(actor.id) is actor
+        return bool(self._intending) and self._residents.get(actor.id) is actor
 
     return patch.object(Host, "_permit", permit)
 
@@ -111,7 +114,7 @@ def decided_without_the_seen_seq() -> AbstractContextManager[Any]:
     check = decide._not_at_that_pause
 
     def careless(run: Run, command: Any) -> Any:
-        return check(run, replace(command, seen_seq=run.paused_seq))
+        return check(run, changed(command, seen_seq=run.paused_seq))
 
     return patch.object(decide, "_not_at_that_pause", careless)
 
@@ -132,6 +135,16 @@ def leases_kept_after_a_failed_claim() -> AbstractContextManager[Any]:
         raise StoreUnavailable("as it was: the offers stay taken")
 
     return patch.object(Ownership, "_offer_again", kept)
+
+
+def nobody_called_after_a_fallen_lease() -> AbstractContextManager[Any]:
+    """Giving up a lease that has run out meanwhile is taken for an offer to the others, which it is not."""
+    release = Redis._release
+
+    def polite(self: Redis, run_id: Any, value: str, force: bool) -> str:
+        return "r" if force and self.holder(run_id) is None else release(self, run_id, value, force)
+
+    return patch.object(Redis, "_release", polite)
 
 
 MUTATIONS: dict[str, Case] = {

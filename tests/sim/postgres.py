@@ -8,9 +8,11 @@ a commit. What a real server would refuse, and what no fenced engine can ask for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
+
+from msgspec.structs import fields, replace
 
 from daemon.machine.commands import Command, CommandId, Epoch, RunId
 from daemon.machine.record import EventRow, StepRow, Transition, VerdictRow

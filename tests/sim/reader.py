@@ -5,10 +5,10 @@ Nothing in the daemon needs it; the checkers do, because only what stands in the
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 import orjson
+from msgspec.structs import fields
 
 from daemon.machine.commands import Mark
 from daemon.machine.events import Event
@@ -53,6 +53,6 @@ def _told(kind: Any, body: dict[str, Any]) -> dict[str, Any]:
             values[one.name] = known[name]
         elif one.name in known:
             values[one.name] = known[one.name]
-        elif one.default is MISSING:
+        elif one.required:
             values[one.name] = None
     return values

@@ -64,7 +64,7 @@ def test_among_the_seeds_is_trouble_of_every_kind() -> None:
 def test_the_faults_really_strike() -> None:
     """Each stroke of fate that is planned leaves its line in the trace."""
     plan = Plan(
-        crash=0.004, stop=0.004, lose=0.02, slow=0.01, hint=0.3, thefts=5, outages=4, jumps=5, drains=2, forgets=2,
+        crash=0.012, stop=0.004, lose=0.02, slow=0.01, hint=0.3, thefts=5, outages=4, jumps=5, drains=2, forgets=2,
         hosts=3, runs=5,
     )  # fmt: skip
     seen = {
