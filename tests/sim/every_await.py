@@ -21,10 +21,12 @@ Strike = tuple[Fate, int]
 
 
 def strikes() -> list[Strike]:
-    """Every fate at every exchange until the peace, told by one universe in which all goes well."""
+    """Every fate at every exchange, from the run's creation to the peace, told by a universe in which all goes well."""
     calm = strike(("well", 0))
-    exchanges = sum(":" in what and at < SMALL.trouble_s for at, _, what, _ in calm.trace)
-    return [(fate, number) for fate in FATES for number in range(1, exchanges + 1)]
+    exchanges = [(at, what) for at, _, what, _ in calm.trace if ":" in what or what.startswith("creates")]
+    created = next(number for number, (_, what) in enumerate(exchanges) if what.startswith("creates"))
+    peace = sum(at < SMALL.trouble_s for at, _ in exchanges)
+    return [(fate, number) for fate in FATES for number in range(created + 1, peace)]
 
 
 def strike(one: Strike) -> Report:
