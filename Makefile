@@ -85,8 +85,9 @@ format: $(READY) ## Format the code and repair what ruff can repair
 	@$(PY) -m ruff check --quiet --fix-only . && $(PY) -m ruff format .
 
 .PHONY: docs
-docs: $(READY) ## Write docs/settings.md from daemon/config.py
+docs: $(READY) ## Write docs/settings.md from daemon/config.py, docs/weather.md from daemon/dev/weather.py
 	@mkdir -p docs && $(PY) -m daemon.config > $(VENV)/settings.md && mv $(VENV)/settings.md docs/settings.md
+	@$(PY) -m daemon.dev.weather > $(VENV)/weather.md && mv $(VENV)/weather.md docs/weather.md
 
 .PHONY: lock
 lock: $(PY) ## Remake ops/locks/ from pyproject.toml (UPGRADE=1: newest releases)

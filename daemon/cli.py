@@ -137,13 +137,16 @@ def token(sub: str, hours: float) -> None:
 
 _directory = click.Path(file_okay=False, resolve_path=True, path_type=Path)
 _file = click.Path(path_type=Path)
+_NAMES = "NAME[,NAME...]"
+_WEATHER = "What the Gateway does wrong, by name: docs/weather.md has the list."
 
 
 @main.command()
 @click.option("--data", type=_directory, default=".data", show_default=True, help="Where it keeps everything.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Of the API; otherwise RUNWARDEN_PORT, or 8080.")
 @click.option("--mcp-config", type=_file, metavar="FILE", help="An mcpServers JSON file, as MCP hosts use it.")
-def dev(data: Path, port: int | None, mcp_config: Path | None) -> None:
+@click.option("--weather", metavar=_NAMES, default="", help=_WEATHER)
+def dev(data: Path, port: int | None, mcp_config: Path | None, weather: str) -> None:
     """Run everything here until Ctrl-C.
 
     A real Postgres and Valkey, a Gateway with an agent over your MCP servers, and a node, with a token to call it.
@@ -154,14 +157,16 @@ def dev(data: Path, port: int | None, mcp_config: Path | None) -> None:
     set_up_logging(level="INFO", style="text")
     with _dev_packages():
         from daemon.dev.foreground import keep_running
-    _run(lambda: _until_signal(keep_running(data, mcp_config=mcp_config, port=port)))
+    bad = _weather(weather)
+    _run(lambda: _until_signal(keep_running(data, mcp_config=mcp_config, port=port, weather=bad)))
     click.echo(f"Ended. The data stay in {data}.", err=True)
 
 
 @main.command()
 @click.option("--data", type=_directory, default=".data/demo", show_default=True, help="Emptied first, kept after.")
 @click.option("--seconds", type=click.FloatRange(0, 60), default=4.0, hidden=True, help="Of the streaming step.")
-def demo(data: Path, seconds: float) -> None:
+@click.option("--weather", metavar=_NAMES, default="", help=_WEATHER)
+def demo(data: Path, seconds: float, weather: str) -> None:
     """Run an example workflow, live in this terminal.
 
     On a stack of its own: a real Postgres and Valkey, a Gateway with three MCP servers, and a node.
@@ -170,6 +175,7 @@ def demo(data: Path, seconds: float) -> None:
 
     from daemon.dev.screen import STARTING, lively, starting
 
+    bad = _weather(weather)
     console = Console(highlight=False, force_terminal=None if sys.stdout.isatty() else False)
     if not lively(console):
         click.echo(STARTING)
@@ -177,13 +183,23 @@ def demo(data: Path, seconds: float) -> None:
         from daemon.dev.demo import Demo
 
     async def show() -> bool:
-        return await _until_signal(Demo(data, console, seconds=seconds).show())
+        return await _until_signal(Demo(data, console, seconds=seconds, weather=bad).show())
 
     completed = _run(show)
     if completed is None:
         click.echo("\nInterrupted. Everything that was started has ended.", err=True)
         sys.exit(INTERRUPTED)
     sys.exit(0 if completed else 1)
+
+
+def _weather(text: str) -> tuple[str, ...]:
+    """The names in ``--weather``; an unknown one is told with those that exist."""
+    from daemon.dev.weather import parse
+
+    try:
+        return parse(text)
+    except ValueError as fault:
+        raise SetupError(str(fault)) from None
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T | None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,7 +51,15 @@ class Demo:
     ``seconds``: about how long the streaming step takes. ``limit_s``: for all of it but a person's thinking.
     """
 
-    def __init__(self, data: Path, console: Console, *, seconds: float, limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self,
+        data: Path,
+        console: Console,
+        *,
+        seconds: float,
+        limit_s: float = LIMIT_S,
+        weather: Sequence[str] = (),
+    ) -> None:
         self._data = data.resolve()
         self._notes = self._data / "out" / NOTES
         self._log = self._data / "node.log"
@@ -60,6 +68,7 @@ class Demo:
         self._can_ask = sys.stdin.isatty() and sys.stdout.isatty()
         self._seconds = seconds
         self._limit_s = limit_s
+        self._weather = weather
         self._clock = asyncio.timeout(limit_s)
 
     async def show(self) -> bool:
@@ -92,8 +101,9 @@ class Demo:
         begun = time.monotonic()
         async with AsyncExitStack() as ends:
             with starting(self._console):
+                servers = demo_mcp_servers(repo, self._notes.parent)
                 stack = await ends.enter_async_context(
-                    DevStack(self._data, demo_mcp_servers(repo, self._notes.parent), port=0, fresh=True)
+                    DevStack(self._data, servers, port=0, fresh=True, weather=self._weather)
                 )
             took = duration((time.monotonic() - begun) * 1000)
             self._say(f"They are up ({took}); the API answers at {stack.api_url}")

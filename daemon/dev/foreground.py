@@ -6,7 +6,7 @@ Called by ``cli`` only. What is to be copied stands on lines of its own, without
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -21,13 +21,13 @@ WIDTH = 100
 _SED = r"""sed 's/.*"{0}":"\([^"]*\)".*/\1/'"""
 
 
-async def keep_running(data: Path, *, mcp_config: Path | None, port: int | None) -> None:
+async def keep_running(data: Path, *, mcp_config: Path | None, port: int | None, weather: Sequence[str] = ()) -> None:
     """Runs until cancelled. ``mcp_config`` None means the demo's MCP servers. Raises SetupError as ``DevStack``."""
     if mcp_config is not None:
         servers = load_mcp_config(mcp_config)
     else:
         servers = demo_mcp_servers(demo_repository(Path.cwd(), data), data / "out")
-    async with DevStack(data, servers, port=port) as stack:
+    async with DevStack(data, servers, port=port, weather=weather) as stack:
         click.echo("\n".join(panel(stack)))
         await stack.ended()
 
@@ -43,6 +43,9 @@ def panel(stack: DevStack) -> Iterator[str]:
         warning = f"{name} offers no tools; see the warning above and {stack.data / 'mcp'}"
         yield f"  {click.style(warning, fg='yellow')}"
     yield f"{_label('API')}{stack.api_url}   (also /readyz, /metrics)"
+    yield f"{_label('Weather')} {', '.join(stack.weather) or 'fair'}; other weather for the Gateway (docs/weather.md):"
+    token = stack.data / "gateway-token"
+    yield f'curl -X PUT -H "X-Internal-Token: $(cat {token})" {stack.gateway_url}/dev/weather -d late_result'
     yield f"{_label('Token')}user dev, valid for 30 days"
     yield f"export TOKEN={stack.token}"
     yield _label("Try it").rstrip()

@@ -4,7 +4,7 @@ Its sentences are those of the contract (§1 calls and errors, §2 SSE, §3 enve
 shows each of them here and, given a URL, at a real Gateway. ``daemon/cli.py`` and tests start it. It is honest about
 what it is not: there is no websocket tunnel, no Redis, no second gateway; agents never disconnect by themselves.
 
-For tests it keeps a ``ledger`` of what really ran and has ``weather`` that can be made bad.
+For tests it keeps a ``ledger`` of what really ran and has ``weather`` that can be made bad, also by PUT /dev/weather.
 """
 
 from __future__ import annotations
@@ -15,15 +15,25 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
 
 from daemon.dev.agent import LocalAgent
-from daemon.dev.envelope import Json, decode, encode, envelope, through_float64
+from daemon.dev.envelope import Json, encode, envelope
+from daemon.dev.mischief import flood, follow
+from daemon.dev.replies import (
+    CANCEL_FIELDS,
+    INVOKE_FIELDS,
+    bare_headers,
+    error_answer,
+    fields,
+    json_answer,
+    page_not_found,
+    unknown_path,
+)
 from daemon.dev.subscriber import HEADERS, Subscriber
 from daemon.dev.tunnel import Execution, Tunnel
-from daemon.dev.weather import Weather
+from daemon.dev.weather import Weather, parse
 from daemon.errors import SetupError
 
 _STORED_RESULTS = 10_000
@@ -51,6 +61,7 @@ class DevGateway:
         self._tunnels: dict[str, Tunnel] = {}
         self._subscribers: dict[Subscriber, web.Request] = {}
         self._runner: web.AppRunner | None = None
+        self._restarting: asyncio.Task[None] | None = None
 
     def add_agent(self, agent: LocalAgent) -> None:
         """Names an agent that connects when the Gateway starts; later ones come by ``connect``."""
@@ -60,6 +71,15 @@ class DevGateway:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listens, connects the agents in parallel, and returns the base URL. ``SetupError`` if the port is taken."""
+        await self._listen(host, port)
+        try:
+            await asyncio.gather(*(self.connect(agent) for agent in self._agents))
+        except BaseException:
+            await self.stop()
+            raise
+        return self.url
+
+    async def _listen(self, host: str, port: int) -> None:
         runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -72,20 +92,35 @@ class DevGateway:
             raise SetupError(f"the dev Gateway cannot listen on {host}:{port}: {fault}") from fault
         self._runner = runner
         self.url = f"http://{host}:{runner.addresses[0][1]}"
-        try:
-            await asyncio.gather(*(self.connect(agent) for agent in self._agents))
-        except BaseException:
-            await self.stop()
-            raise
-        return self.url
 
     async def stop(self) -> None:
         """Goes away as the real one does: streams end with a bare EOF, nothing is announced. Stops the agents."""
+        if self._restarting is not None:
+            self._restarting.cancel()
+            await asyncio.wait({self._restarting})
+        self._end_streams()
+        tunnels, self._tunnels = list(self._tunnels.values()), {}
+        await asyncio.gather(*(tunnel.close() for tunnel in tunnels))
+        await self._stop_listening()
+
+    async def restart(self) -> None:
+        """Goes away and comes back at the same address; agents lose their calls, reconnect, and tell so then."""
+        host, port = self.url.removeprefix("http://").rsplit(":", 1)
+        self._end_streams()
+        await asyncio.gather(*(tunnel.cut(announced=False) for tunnel in self._tunnels.values()))
+        await self._stop_listening()
+        await self._listen(host, int(port))
+        await asyncio.gather(*(tunnel.come_back() for tunnel in self._tunnels.values()))
+
+    def _restart_soon(self) -> None:
+        self._restarting = asyncio.create_task(self.restart(), name="restart of the dev Gateway")
+
+    def _end_streams(self) -> None:
         for request in self._subscribers.values():
             if request.transport is not None:
                 request.transport.abort()
-        tunnels, self._tunnels = list(self._tunnels.values()), {}
-        await asyncio.gather(*(tunnel.close() for tunnel in tunnels))
+
+    async def _stop_listening(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -94,7 +129,7 @@ class DevGateway:
         """An agent connects: listed at once, with ``"tools": null`` until it has started."""
         if agent.agent_id in self._tunnels:
             raise SetupError(f"an agent called {agent.agent_id} is already connected")
-        tunnel = Tunnel(agent, self.publish, self.ledger)
+        tunnel = Tunnel(agent, self.publish, self.ledger, self.weather)
         self._tunnels[agent.agent_id] = tunnel
         await tunnel.open()
 
@@ -109,13 +144,21 @@ class DevGateway:
         encoded = encode(event)
         if event["type"] == "RESULT" and self._results is not None and event.get("req_id"):
             self._results.put(event["req_id"], encoded)
+        self._offer(event, encoded)
+
+    def _offer(self, event: Json, encoded: bytes) -> None:
+        """To the subscribers, and then what bad weather lets follow."""
         if self.weather.reaches_subscribers(event):
             for subscriber in self._subscribers:
                 subscriber.offer(event, encoded)
+        for noise in flood(event, self.weather, self._sse_buffer):
+            for subscriber in self._subscribers:
+                subscriber.offer(noise, encode(noise))
+        follow(event, self.weather, publish=self.publish, restart=self._restart_soon)
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=0)  # the Gateway does not limit bodies
-        app.on_response_prepare.append(_bare_headers)
+        app.on_response_prepare.append(bare_headers)
         internal: list[tuple[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = [
             ("/internal/bridge/agents", self._list_agents),
             ("/internal/bridge/agents/{rest:.*}", self._list_tools),
@@ -123,11 +166,12 @@ class DevGateway:
             ("/internal/bridge/cancel", self._cancel),
             ("/internal/bridge/results/{req_id:.*}", self._stored_result),
             ("/internal/bridge/events", self._events),
+            ("/dev/weather", self._tell_weather),
         ]
         for path, handler in internal:
             app.router.add_route("*", path, self._guarded(handler))
         app.router.add_route("*", "/bridge/tunnel", _no_tunnel)
-        app.router.add_route("*", "/{rest:.*}", _unknown_path)
+        app.router.add_route("*", "/{rest:.*}", unknown_path)
         return app
 
     def _guarded(
@@ -152,29 +196,32 @@ class DevGateway:
                 "connected_at": tunnel.connected_at,
             }
             for agent_id, tunnel in self._tunnels.items()
+            if tunnel.online
         ]
-        return _json(200, {"agents": listed})
+        return json_answer(200, {"agents": listed})
 
     async def _list_tools(self, request: web.Request) -> web.StreamResponse:
         agent_id, _, rest = request.match_info["rest"].partition("/")
         if request.method != "GET" or not agent_id or rest != "tools":
-            return await _unknown_path(request)
-        tunnel = self._tunnels.get(agent_id)
+            return await unknown_path(request)
+        tunnel = self._online(agent_id)
         if tunnel is None:
-            return _error(404, "agent_offline")
-        return _json(200, {"agent_id": agent_id, "tools": tunnel.tools})
+            return error_answer(404, "agent_offline")
+        return json_answer(200, {"agent_id": agent_id, "tools": tunnel.tools})
 
     async def _invoke(self, request: web.Request) -> web.StreamResponse:
         if request.method != "POST":
             return web.Response(status=405)
-        body = _fields(await request.read(), _INVOKE_FIELDS)
+        body = fields(await request.read(), INVOKE_FIELDS)
         if body is None:
-            return _error(400, "invalid_json")
+            return error_answer(400, "invalid_json")
         if not (body["req_id"] and body["agent_id"] and body["tool_name"]):
-            return _error(400, "missing_fields")
-        tunnel = self._tunnels.get(body["agent_id"])
+            return error_answer(400, "missing_fields")
+        if (odd := self._odd_answer(body["agent_id"])) is not None:
+            return odd
+        tunnel = self._online(body["agent_id"])
         if tunnel is None:
-            return _error(404, "agent_offline")
+            return error_answer(404, "agent_offline")
         tool: Json = {"name": body["tool_name"]}
         if body["arguments"]:
             tool["args"] = body["arguments"]
@@ -183,34 +230,48 @@ class DevGateway:
             payload["timeout_ms"] = body["timeout_ms"]
         invoke = envelope("INVOKE", body["agent_id"], body["req_id"], payload)
         if self.weather.reaches_agent(invoke):
-            tunnel.invoke(invoke)
-        return _json(202, {"req_id": body["req_id"], "status": "accepted"})
+            await tunnel.deliver(invoke)
+        return json_answer(202, {"req_id": body["req_id"], "status": "accepted"})
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         if request.method != "POST":
             return web.Response(status=405)
-        body = _fields(await request.read(), _CANCEL_FIELDS)
+        body = fields(await request.read(), CANCEL_FIELDS)
         if body is None:
-            return _error(400, "invalid_json")
+            return error_answer(400, "invalid_json")
         if not (body["req_id"] and body["agent_id"]):
-            return _error(400, "missing_fields")
-        tunnel = self._tunnels.get(body["agent_id"])
+            return error_answer(400, "missing_fields")
+        if (odd := self._odd_answer(body["agent_id"])) is not None:
+            return odd
+        tunnel = self._online(body["agent_id"])
         if tunnel is None:
-            return _error(404, "agent_offline")
-        tunnel.cancel(body["req_id"])
-        return _json(202, {"req_id": body["req_id"], "status": "sent"})
+            return error_answer(404, "agent_offline")
+        await tunnel.deliver(envelope("CANCEL", body["agent_id"], body["req_id"], {}))
+        return json_answer(202, {"req_id": body["req_id"], "status": "sent"})
+
+    def _online(self, agent_id: str) -> Tunnel | None:
+        tunnel = self._tunnels.get(agent_id)
+        return tunnel if tunnel is not None and tunnel.online else None
+
+    def _odd_answer(self, agent_id: str) -> web.Response | None:
+        """What a call is answered in weather that keeps it from the agent's connection."""
+        if self.weather.holds("plain_404", agent_id):
+            return page_not_found()
+        if self.weather.holds("ghost_agent", agent_id):
+            return error_answer(502, "send_failed")
+        return None
 
     async def _stored_result(self, request: web.Request) -> web.StreamResponse:
         req_id = request.match_info["req_id"].strip("/")
         if request.method != "GET":
             return web.Response(status=405)
         if not req_id:
-            return await _unknown_path(request)
-        if self._results is None:
-            return _error(501, "redis_not_enabled")
+            return await unknown_path(request)
+        if self._results is None or self.weather.holds("no_result_store"):
+            return error_answer(501, "redis_not_enabled")
         stored = self._results.get(req_id)
         if stored is None:
-            return _error(404, "not_found")
+            return error_answer(404, "not_found")
         return web.Response(status=200, body=stored, content_type="application/json")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -232,6 +293,17 @@ class DevGateway:
             del self._subscribers[subscriber]
         return response
 
+    async def _tell_weather(self, request: web.Request) -> web.StreamResponse:
+        """No part of the contract: ``GET`` tells the weather, ``PUT`` replaces it by ``NAME[@AGENT],…``."""
+        if request.method == "PUT":
+            try:
+                self.weather.change(*parse(await request.text()))
+            except ValueError as fault:
+                return web.Response(status=400, text=f"{fault}\n")
+        elif request.method != "GET":
+            return web.Response(status=405)
+        return web.Response(text=",".join(sorted(self.weather.now)) + "\n")
+
 
 class _ResultStore:
     """The last RESULT of each req_id, as Redis mode keeps it: for a day, and here for a bounded number of calls."""
@@ -252,56 +324,6 @@ class _ResultStore:
         return encoded if encoded and time.monotonic() < expires else None
 
 
-_INVOKE_FIELDS: dict[str, tuple[type, Any]] = {
-    "req_id": (str, ""),
-    "agent_id": (str, ""),
-    "tool_name": (str, ""),
-    "arguments": (dict, None),
-    "timeout_ms": (int, 0),
-    "stream": (bool, False),
-}
-_CANCEL_FIELDS: dict[str, tuple[type, Any]] = {"req_id": (str, ""), "agent_id": (str, ""), "reason": (str, "")}
-
-
-def _fields(body: bytes, wanted: dict[str, tuple[type, Any]]) -> Json | None:
-    """The wanted fields of a JSON object, null and absent alike as their default; None when a type does not fit."""
-    try:
-        given = decode(body)
-        if given is None:
-            given = {}
-        if not isinstance(given, dict):
-            return None
-        taken: Json = {}
-        for name, (kind, default) in wanted.items():
-            value = given.get(name)
-            if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-                return None
-            taken[name] = default if value is None else through_float64(value) if kind is dict else value
-    except (ValueError, OverflowError, RecursionError):
-        return None
-    return taken
-
-
-async def _bare_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """401 and 405 have no body and therefore no type; aiohttp would invent one."""
-    response.headers.popall("Server", None)
-    if isinstance(response, web.Response) and not response.body:
-        response.headers.popall("Content-Type", None)
-
-
-async def _unknown_path(_request: web.Request) -> web.StreamResponse:
-    headers = {"X-Content-Type-Options": "nosniff"}
-    return web.Response(status=404, text="404 page not found\n", content_type="text/plain", headers=headers)
-
-
 async def _no_tunnel(_request: web.Request) -> web.StreamResponse:
     """Agents of this Gateway live in its process; nothing connects from outside."""
     return web.Response(status=426, text="Upgrade Required\n", content_type="text/plain")
-
-
-def _json(status: int, value: Json) -> web.Response:
-    return web.Response(status=status, body=encode(value) + b"\n", content_type="application/json")
-
-
-def _error(status: int, code: str) -> web.Response:
-    return _json(status, {"error": code})

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -43,10 +43,19 @@ class DevStack:
     """``servers`` is an ``mcpServers`` object; ``port`` None means RUNWARDEN_PORT or 8080, 0 a free one.
 
     ``fresh`` forgets every workflow and run of earlier starts over ``data``, and does not wait for the disk: what will
-    be forgotten need not survive a crash of the machine. Raises SetupError, on entering, for whatever forbids a start.
+    be forgotten need not survive a crash of the machine. ``weather`` is what the Gateway does wrong from the start.
+    Raises SetupError, on entering, for whatever forbids a start.
     """
 
-    def __init__(self, data: Path, servers: Mapping[str, Any], *, port: int | None = None, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        data: Path,
+        servers: Mapping[str, Any],
+        *,
+        port: int | None = None,
+        fresh: bool = False,
+        weather: Sequence[str] = (),
+    ) -> None:
         self.data = data.resolve()
         self.agent_id = AGENT_ID
         self.api_url = ""
@@ -55,8 +64,12 @@ class DevStack:
         """A JWT of the user ``dev`` for the API, valid for 30 days; every start prints a new one."""
         self.tools: list[Json] = []
         """What the agent offers, as the Gateway lists it: name, description, input_schema, annotations, meta."""
+        self.gateway_url = ""
+        """Where the dev Gateway answers; its token is in ``data/gateway-token``."""
         self._port = port
         self._fresh = fresh
+        self.weather = weather
+        """The Gateway's weather at the start (``docs/weather.md``)."""
         self._agent = McpAgent(AGENT_ID, servers, log_dir=self.data / "mcp")
         self.servers = [name for name, entry in servers.items() if not entry.get("disabled")]
         self._ends = AsyncExitStack()
@@ -99,6 +112,7 @@ class DevStack:
         postgres = EmbeddedPostgres(self.data / "postgres", fast=self._fresh)
         valkey = EmbeddedValkey(self.data / "valkey")
         gateway = DevGateway(token=gateway_token)
+        gateway.weather.change(*self.weather)
         gateway.add_agent(self._agent)
         try:
             async with asyncio.TaskGroup() as starting:
@@ -107,7 +121,7 @@ class DevStack:
                 starting.create_task(self._start_gateway(gateway))
         except ExceptionGroup as faults:
             raise faults.exceptions[0] from None
-        self.tools = self._agent.tools()
+        self.tools, self.gateway_url = self._agent.tools(), gateway.url
         await self._start_node(
             postgres_url=postgres.url,
             redis_url=valkey.url,

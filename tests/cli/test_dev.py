@@ -7,10 +7,12 @@ import re
 import signal
 import stat
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from click.testing import CliRunner
 
 from daemon.cli import main
@@ -101,3 +103,41 @@ def test_an_mcp_config_with_faulty_servers_names_each_of_them(home: Path) -> Non
     assert refused.exit_code == 1
     assert "server 'one': needs a 'command'" in refused.stderr
     assert "server 'two': 'args' must be a list" in refused.stderr
+
+
+def put(url: str, token_file: str, body: bytes) -> str:
+    """What the panel's curl does; the answer."""
+    headers = {"X-Internal-Token": Path(token_file).read_text().strip()}
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=30) as answer:
+        said: str = answer.read().decode()
+        return said
+
+
+async def test_dev_begins_in_the_weather_that_was_asked_for_and_tells_how_to_change_it(home: Path) -> None:
+    """The run's result is held back; the panel's command clears the sky."""
+    options = ("dev", "--port", "0", "--mcp-config", mcp_config(home), "--weather", "late_result")
+    with running(*options, home=home) as dev:
+        url, token = panel(dev)
+        assert re.search(r"^Weather +late_result;", dev.text, re.MULTILINE)
+        command = re.search(
+            r'^curl -X PUT -H "X-Internal-Token: \$\(cat (\S+)\)" (\S+/dev/weather)', dev.text, re.MULTILINE
+        )
+        assert command, dev.text
+        run_id = hello(url, token)["run_id"]
+
+        def log_of_the_call() -> Any:
+            return call(f"{url}/v1/workflow-runs/{run_id}", token)["steps_state"]["hi"]["attempts"][-1:]
+
+        await eventually(lambda: any(attempt["log_preview"] for attempt in log_of_the_call()), what="the tool's word")
+        assert call(f"{url}/v1/workflow-runs/{run_id}", token)["status"] == "running"
+        assert put(command[2], command[1], b"") == "\n", "fair"
+        await eventually(lambda: call(f"{url}/v1/workflow-runs/{run_id}", token)["status"] == "completed")
+        assert dev.signalled(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("command", ["dev", "demo"])
+def test_an_unknown_weather_is_refused_with_those_that_exist(home: Path, command: str) -> None:
+    refused = CliRunner().invoke(main, [command, "--data", str(home / "data"), "--weather", "late_result,hail"])
+    assert refused.exit_code == 1
+    assert "no such weather: hail; there is lost_result, " in refused.stderr
+    assert not (home / "data").exists()

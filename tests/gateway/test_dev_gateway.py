@@ -1,6 +1,7 @@
-"""What only the dev Gateway lets a test arrange: slow and leaving agents, full buffers, a ledger, bad weather.
+"""What only the dev Gateway lets a test arrange: slow and leaving agents, full buffers, a ledger.
 
-These are sentences of the contract too (§1 to §4); a real Gateway keeps them where a client cannot reach.
+These are sentences of the contract too (§1 to §4); a real Gateway keeps them where a client cannot reach. Bad weather
+is in ``test_weather``.
 """
 
 from __future__ import annotations
@@ -264,35 +265,6 @@ async def test_the_ledger_holds_what_really_ran_and_nothing_else(dev: Dev) -> No
         await stream.one("RESULT", ran)
         await stream.one("RESULT", unknown)
     assert dev.gateway.ledger == [(ran, "agent-1", ECHO, {"n": 9007199254740992})]
-
-
-async def test_in_lost_result_weather_a_result_is_stored_and_never_published(dev: Dev) -> None:
-    async with dev.wire.subscribed() as stream:
-        with dev.gateway.weather.during("lost_result"):
-            lost = await dev.wire.invoke(ECHO)
-            await stream.one("CHUNK", lost)
-        seen = await dev.wire.invoke(ECHO)
-        await stream.one("RESULT", seen)
-    assert [event["req_id"] for event in stream.events if event["type"] == "RESULT"] == [seen]
-    answer, body = await dev.wire.ask("GET", f"{API}/results/{lost}")
-    assert (answer.status, json.loads(body)["payload"]["ok"]) == (200, True)
-
-
-async def test_in_silent_weather_a_call_is_accepted_and_never_acknowledged_nor_run(dev: Dev) -> None:
-    async with dev.wire.subscribed() as stream:
-        dev.gateway.weather.change("silent")
-        await dev.wire.invoke(ECHO)
-        dev.gateway.weather.change()
-        seen = await dev.wire.invoke(ECHO)
-        await stream.one("RESULT", seen)
-        await stream.one("CHUNK", seen)
-    assert {event["req_id"] for event in stream.events} == {seen}
-    assert [run.req_id for run in dev.gateway.ledger] == [seen]
-
-
-async def test_unknown_weather_is_refused_by_name(dev: Dev) -> None:
-    with pytest.raises(ValueError, match="no such weather: hail"):
-        dev.gateway.weather.change("hail")
 
 
 async def test_a_taken_port_is_said_plainly(dev: Dev) -> None:
