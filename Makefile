@@ -14,6 +14,10 @@ UPGRADE ?=
 SEEDS ?= 500
 # What make bench measures: a module of tests/bench.
 WHAT ?= upkeep
+# make chaos SEED=7 repeats a storm (empty: a new one); MINUTES: about how long all of it takes; RUNS: how many runs.
+SEED ?=
+MINUTES ?= 2
+RUNS ?= 204
 
 UV := uv==0.13.9
 VENV := .venv
@@ -77,6 +81,10 @@ check-tidy: $(READY) ## Are the rules of taste kept (tests/test_tidy.py)?
 .PHONY: bench
 bench: $(READY) ## Measure (WHAT=upkeep: what owning runs and not owning them costs)
 	@exec $(PY) -m tests.bench.$(WHAT)
+
+.PHONY: chaos
+chaos: $(READY) ## Kill, stop and restart real processes under many runs (SEED=, MINUTES=2, RUNS=204)
+	@exec $(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --runs $(RUNS)
 
 ##@ Change
 

@@ -20,11 +20,13 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, runs, workflows, commands, log, migrate
     fabric/     Redis, its keys and scripts: inbox and doorbell, lease, role, ready, bus, generation
-    runtime/    actor (a value), host (the turn loop), ownership, dispatch, ingest, sweep, presence; ``ports`` between;
-                ``runner`` puts them together
+    runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
+                sweep, presence; ``ports`` between; ``runner`` puts them together
     api/        app (all routes), gate, workflows, runs, decisions, feed, stream, ops; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     node.py     the composition root; config, errors, telemetry, auth are small and stand alone
+
+``gateway_client``, beside the daemon, knows the Gateways' wire: ``gateways`` calls each agent at the one that holds it.
 
 Imports go down only and are checked (``make check``): cli › dev › node › api | runtime › store | fabric › auth ›
 machine › telemetry › config › errors. The front and the actors never import one another: they meet in Postgres
@@ -78,6 +80,18 @@ Where this differs from the first design, and why
   its RESULT would race our CANCEL and turn plain timeouts into unknown outcomes.
 * While a cancel is under way the result store is asked once more, whoever intended the call: a RESULT that the event
   stream dropped then still settles the attempt before the grace ends.
+* Two rooms import redis: ``fabric`` for ours, and ``gateway_client/registry`` for the Gateways' own, which belongs to
+  them and is only read. One room for each outside world.
+* Several Gateways: an ear for each, and one for their Redis. RESULTs and ACKs are taken from both, since a repeat is
+  nothing and each ear is deaf in its own way; CHUNKs from the event streams alone, or each line would be logged twice
+  (``runtime/hearing``). Whether somebody listens is asked for the Gateway of the agent in question, so that one Gateway
+  that is away stops no run on another.
+* INVOKE_FAILED proves nothing: we send no commands through Redis, so it speaks of somebody else's. It is counted, and
+  the agent is looked for anew (``runtime/ingest``).
+* The 404 of one Gateway is followed by one look at all of them and, if another has the agent, by the call there, under
+  the same intent: the 404 proved that nothing was sent, and the permit is asked again before the bytes are written.
+* A call that waits for a place at a busy agent is not begun, and after half the acknowledgement's time it is unsent
+  (``agent_busy``) rather than silent: so a frozen agent costs its own runs their patience and its neighbours nothing.
 
 
 How to …

@@ -20,6 +20,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from daemon.errors import SetupError
 
 PREFIX = "RUNWARDEN_"
+DEFAULT_GATEWAY = "default"
+"""The name of a Gateway that is alone and was given none."""
+GATEWAY_URL = re.compile(r"((?P<id>[A-Za-z0-9._-]{1,100})=)?(?P<url>https?://[^,\s]+)")
 
 
 def _postgres_url(secret: SecretStr) -> SecretStr:
@@ -27,6 +30,32 @@ def _postgres_url(secret: SecretStr) -> SecretStr:
     url = urlsplit(secret.get_secret_value())
     if url.scheme not in ("postgresql", "postgres") or url.port == 0:  # reading an impossible port is a ValueError
         raise ValueError("must be postgresql://user:password@host:port/database")
+    return secret
+
+
+def gateways_of(text: str) -> dict[str, str]:
+    """Base URLs by name, of `url`, `url,url` or `id=url,id=url`. Raises ValueError for what is none of them."""
+    parts = [GATEWAY_URL.fullmatch(part.strip()) for part in text.split(",")]
+    if None in parts:
+        raise ValueError("must be http(s)://host:port, or several as id=url,id=url (ids of letters, digits, . _ -)")
+    found = [(match["id"], match["url"].rstrip("/")) for match in parts if match]
+    if len(found) == 1:
+        return {found[0][0] or DEFAULT_GATEWAY: found[0][1]}
+    names = [name or urlsplit(url).netloc.rpartition("@")[2] for name, url in found]
+    urls = [url for _, url in found]
+    if len(set(names)) < len(names) or len(set(urls)) < len(urls):
+        raise ValueError("names a Gateway twice")
+    return dict(zip(names, urls, strict=True))
+
+
+def _gateway_urls(text: str) -> str:
+    gateways_of(text)
+    return text
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    if secret.get_secret_value() and urlsplit(secret.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must be redis://host:port/db, rediss:// for TLS")
     return secret
 
 
@@ -138,14 +167,34 @@ class Runtime(Group):
 
 
 class Gateway(Group):
-    """The tunnel Gateway."""
+    """The tunnel Gateway, or several."""
 
-    gateway_url: str = Field(pattern="^https?://.", description="Base URL of the Gateway's internal HTTP side.")
-    gateway_token: SecretStr = Field(SecretStr(""), description="Sent as X-Internal-Token.")
-    gateway_connections: int = Field(64, ge=1, description="Most keep-alive connections for invoke and cancel.")
+    gateway_url: Annotated[str, AfterValidator(_gateway_urls)] = Field(
+        description="Base URL of the Gateway's internal HTTP side. Several: `id=url,id=url` with the `--gateway-id` of "
+        "each, or plain URLs; the same on every node."
+    )
+    gateway_token: SecretStr = Field(SecretStr(""), description="Sent as X-Internal-Token, to each of them.")
+    gateway_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
+        SecretStr(""),
+        description="The Gateways' own Redis (their `--redis-url`), if they have one; only read: who holds an agent, "
+        "stored results, events. Empty: the Gateways are asked by HTTP.",
+    )
+    gateway_connections: int = Field(
+        64, ge=1, description="Most keep-alive connections to one Gateway for invoke, and as many for cancel."
+    )
+    gateway_agent_calls: int = Field(
+        16,
+        ge=1,
+        description="Most calls to one agent whose answer is still owed; a blocked agent holds no more connections.",
+    )
     gateway_retry_s: float = Field(
         1.0, gt=0, description="Pause before the event stream is opened again; doubles up to 15 s."
     )
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The Gateways' base URLs by name: the id that was given, else the URL's host and port; `default` alone."""
+        return gateways_of(self.gateway_url)
 
 
 class Telemetry(Group):
@@ -258,7 +307,9 @@ def effective(settings: Settings) -> dict[str, str]:
 
 
 def mask(url: str) -> str:
-    """A URL fit for logs: the password is replaced by ``****``."""
+    """A URL, or several behind commas, fit for logs: passwords are replaced by ``****``."""
+    if len(several := re.split(r",(?=(?:[\w.-]+=)?https?://)", url)) > 1:
+        return ",".join(map(mask, several))
     url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1****", url)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 
@@ -17,12 +18,13 @@ from daemon.config import Settings, mask
 from daemon.errors import SetupError
 from daemon.fabric.client import Client, open_client
 from daemon.fabric.keys import Keys
+from daemon.runtime.hearing import REDIS
 from daemon.runtime.runner import Runner
 from daemon.store.journal import Lane
 from daemon.store.migrate import missing
 from daemon.store.pool import Pool, open_pool
 from daemon.telemetry import log
-from gateway_client import GatewayClient
+from gateway_client import GatewayClient, GatewayRedis, Gateways
 
 PROBE_S = 1.0
 CLOSE_S = 5.0
@@ -85,16 +87,26 @@ class Node:
         self._health.parts["postgres"] = lambda: state["postgres"]
         self._health.parts["redis"] = lambda: state["redis"]
         if self._runner is not None:
-            self._health.parts["gateway"] = self._gateway_fault
+            self._watch_gateways()
         while True:
             state["postgres"] = await _fault_of(self._pool.fetchval("SELECT 1", timeout=PROBE_S * 2))
             state["redis"] = await _fault_of(self._redis.redis.ping())
             await asyncio.sleep(PROBE_S)
 
-    def _gateway_fault(self) -> str | None:
-        if self._runner is None or self._runner.hears:
-            return None
-        return f"The event stream of {mask(self._settings.gateway.gateway_url)} is not open; no tool can be called."
+    def _watch_gateways(self) -> None:
+        """``gateway`` for the only one, else ``gateway a`` and ``gateway b``; ``gateway redis`` for their Redis."""
+        urls, redis_url = self._settings.gateway.urls, self._settings.gateway.gateway_redis_url.get_secret_value()
+        for name, url in urls.items():
+            part = "gateway" if len(urls) == 1 else f"gateway {name}"
+            where = "" if len(urls) == 1 else " there"
+            fault = f"The event stream of {mask(url)} is not open; no tool can be called{where}."
+            self._health.parts[part] = partial(self._deaf_to, name, fault)
+        if redis_url:
+            fault = f"The Gateways' Redis at {mask(redis_url)} is not heard; their event streams are all we have."
+            self._health.parts["gateway redis"] = partial(self._deaf_to, REDIS, fault)
+
+    def _deaf_to(self, gateway: str, fault: str) -> str | None:
+        return fault if self._runner is not None and self._runner.deaf_to(gateway) else None
 
 
 async def _fault_of(question: Awaitable[object]) -> str | None:
@@ -131,16 +143,34 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
 
 
 async def _open_runner(settings: Settings, pool: Pool, redis: Client, stack: AsyncExitStack) -> Runner:
-    url, gateway = settings.store.postgres_url.get_secret_value(), settings.gateway
+    url = settings.store.postgres_url.get_secret_value()
     lanes = [Lane(url) for _ in range(settings.store.journal_lanes)]
     for lane in lanes:
         await lane.open()
         stack.push_async_callback(lane.close)
-    client = GatewayClient(
-        gateway.gateway_url, gateway.gateway_token.get_secret_value(), max_connections=gateway.gateway_connections
-    )
-    stack.push_async_callback(client.aclose)
-    return Runner(settings, pool, redis, Keys(settings.fabric.redis_prefix), client, lanes)
+    gateways = gateways_by(settings)
+    stack.push_async_callback(gateways.aclose)
+    return Runner(settings, pool, redis, Keys(settings.fabric.redis_prefix), gateways, lanes)
+
+
+def gateways_by(settings: Settings) -> Gateways:
+    """The clients of all Gateways that the settings name; nothing is connected yet. Raises SetupError."""
+    gateway, redis_url = settings.gateway, settings.gateway.gateway_redis_url.get_secret_value()
+    try:
+        clients = {
+            name: GatewayClient(
+                url,
+                gateway.gateway_token.get_secret_value(),
+                max_connections=gateway.gateway_connections,
+                calls_per_agent=gateway.gateway_agent_calls,
+                # Who waits for a place must be told so while its attempt is still waited for.
+                queue_timeout_s=settings.runtime.ack_timeout_s / 2,
+            )
+            for name, url in gateway.urls.items()
+        }
+        return Gateways(clients, GatewayRedis(redis_url) if redis_url else None)
+    except ValueError as fault:
+        raise SetupError(f"The Gateway's settings cannot work: {fault}") from None
 
 
 async def _close_pool(pool: Pool) -> None:

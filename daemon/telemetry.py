@@ -78,13 +78,22 @@ commit_repeats = _counter("runwarden_commit_repeats_total", "Commits repeated be
 poisoned = _counter("runwarden_poisoned_total", "Transitions that Postgres can never accept.")
 
 # Fabric and ingest: carrying.
-ingest_envelopes = _counter("runwarden_ingest_envelopes_total", "Envelopes read from Gateways, by type.", "type")
+ingest_envelopes = _counter(
+    "runwarden_ingest_envelopes_total", "Envelopes read, by Gateway and type.", "gateway", "type"
+)
 ingest_dropped = _counter("runwarden_ingest_dropped_total", "Envelopes for no run of ours, or unreadable.")
-gateway_subscribed = _gauge("runwarden_gateway_subscribed", "1 while somebody reads the Gateway's events.")
+gateway_subscribed = _gauge("runwarden_gateway_subscribed", "1 while this node reads a Gateway's events.", "gateway")
+invoke_failed = _counter("runwarden_gateway_invoke_failed_total", "INVOKE_FAILED about calls of ours; proves nothing.")
 chunks_dropped = _counter("runwarden_chunks_dropped_total", "CHUNKs dropped because a run's inbox was full.")
 
 # Dispatch: speaking to Gateways.
-calls = _counter("runwarden_gateway_calls_total", "Calls to Gateways, by verb and what came of it.", "verb", "outcome")
+calls = _counter(
+    "runwarden_gateway_calls_total",
+    "Calls to Gateways, by verb, what came of it, and Gateway (empty: it never came to one).",
+    "verb",
+    "outcome",
+    "gateway",
+)
 call_seconds = _histogram("runwarden_gateway_call_seconds", "Time until the Gateway answered, by verb.", "verb")
 open_posts = _gauge("runwarden_open_posts", "Invokes written and not answered yet.")
 

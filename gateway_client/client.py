@@ -35,9 +35,9 @@ _MAX_READ_BYTES: Final = 16 * 1024 * 1024
 class GatewayClient:
     """One Gateway. Connections are made when first needed; `aclose` (or `async with`) ends them.
 
-    Calls that a blocked agent leaves hanging hold their connections, so whoever calls bounds the calls under way per
-    agent below `max_connections`. Cancels have connections of their own (as many again at most), so that they need
-    not queue behind the very calls that they are to stop.
+    Calls that a blocked agent leaves hanging hold their connections, at most `calls_per_agent` of `max_connections`;
+    what has no place within `queue_timeout_s` is NotSent (both: None for no bound). Cancels have connections of their
+    own (as many again at most), so that they need not queue behind the very calls that they are to stop.
     """
 
     def __init__(
@@ -46,11 +46,14 @@ class GatewayClient:
         token: str = "",
         *,
         max_connections: int = 64,
+        calls_per_agent: int | None = None,
+        queue_timeout_s: float | None = None,
         connect_timeout_s: float = 5.0,
         answer_timeout_s: float | None = None,
     ) -> None:
         """Raises ValueError for a URL that is none, and for a token that does not fit into a header."""
         check_header(_TOKEN_HEADER, token)
+        self.url = base_url
         self._endpoint = Endpoint.parse(base_url)
         self._headers = {_TOKEN_HEADER: token} if token else {}
         self._connect_timeout_s = connect_timeout_s
@@ -62,6 +65,8 @@ class GatewayClient:
                 self._endpoint,
                 tls=self._tls,
                 max_connections=max_connections,
+                per_agent=calls_per_agent,
+                queue_timeout_s=queue_timeout_s,
                 connect_timeout_s=connect_timeout_s,
                 answer_timeout_s=answer_timeout_s,
             )
@@ -77,6 +82,10 @@ class GatewayClient:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def begin_no_more(self) -> None:
+        """Invokes that wait for a place are NotSent(not_permitted) at once, and all later ones."""
+        self._invoker.begin_no_more()
 
     async def aclose(self) -> None:
         """Closes every connection. Calls under way raise MaybeSent, later ones NotSent."""
@@ -107,14 +116,14 @@ class GatewayClient:
             "timeout_ms": call.timeout_ms,
             "stream": call.stream,
         }
-        answer = await self._invoker.post(_request(self._invoke_head, body, headers), may_send)
+        answer = await self._invoker.post(_request(self._invoke_head, body, headers), call.agent_id, may_send)
         if answer.status != 202:
             raise fault_of_call(answer.status, answer.body)
 
     async def cancel(self, req_id: str, agent_id: str, reason: str = "") -> None:
         """Returns when the cancel was written to the agent's tunnel. Raises NotSent or MaybeSent."""
         body = {"req_id": req_id, "agent_id": agent_id, **({"reason": reason} if reason else {})}
-        answer = await self._canceller.post(_request(self._cancel_head, body, None))
+        answer = await self._canceller.post(_request(self._cancel_head, body, None), agent_id)
         if answer.status != 202:
             raise fault_of_call(answer.status, answer.body)
 

@@ -25,6 +25,8 @@ class GatewayError(Exception):
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+        self.gateway = ""
+        """Which of several Gateways it was about; empty: none in particular."""
 
     def __str__(self) -> str:
         sentence = (self.__doc__ or "").partition("\n")[0]
@@ -35,8 +37,9 @@ class NotSent(GatewayError):
     """No agent saw the call.
 
     This is a proof, not a guess. Codes: `gateway_unavailable` (no connection: refused, failed, timed out, no such
-    host), `agent_offline`, `invalid_request`, `unauthorized`, `not_permitted` (the `may_send` hook said no),
-    `bad_gateway_url` (what answers there is not a Gateway).
+    host, no connection free), `agent_offline`, `agent_busy` (its other calls still wait for their answers),
+    `invalid_request`, `unauthorized`, `not_permitted` (the `may_send` hook said no), `bad_gateway_url` (what answers
+    there is not a Gateway).
     """
 
 
@@ -51,7 +54,7 @@ class MaybeSent(GatewayError):
 class Unavailable(GatewayError):
     """The Gateway gave no usable answer to a read.
 
-    Codes: `gateway_error` (unexpected status), `redis_error` (the Gateway cannot reach its Redis),
+    Codes: `gateway_error` (unexpected status), `redis_error` (the Gateway cannot reach its Redis, or we cannot),
     `connection_lost`, `bad_answer` (not what the contract says, or too large), `silent` (an event stream that sent
     nothing, not even a heartbeat).
     """

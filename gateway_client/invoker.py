@@ -10,6 +10,8 @@ Only `client` calls it. The promises, in the order in which a call meets them:
    does not deduplicate.
 5. It waits for the answer as long as the caller does: a caller that gives up closes the connection, which tears down
    the whole tunnel of a blocked agent. Only a peer that no longer answers TCP's own keep-alive probes ends the wait.
+6. Such an agent holds no more than its share of the connections (`turnstile`); who waits for a place is `NotSent` when
+   that takes too long.
 """
 
 import asyncio
@@ -22,6 +24,7 @@ from typing import Final, cast
 
 from gateway_client.errors import MaybeSent, NotSent
 from gateway_client.http1 import Answer, AnswerReader, Endpoint, Malformed
+from gateway_client.turnstile import Turnstile
 
 # Proxies and NATs forget idle connections without a word after a minute or so; a write into one would wait for long.
 IDLE_LIMIT_S: Final = 30.0
@@ -131,6 +134,8 @@ class Invoker:
         *,
         tls: ssl.SSLContext | None,
         max_connections: int,
+        per_agent: int | None,
+        queue_timeout_s: float | None,
         connect_timeout_s: float,
         answer_timeout_s: float | None,
     ) -> None:
@@ -138,16 +143,17 @@ class Invoker:
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
-        # A caller holds a slot before it takes or makes a connection, and makes one only when none is idle: so the
-        # slots bound the connections in use and idle together.
-        self._slots = asyncio.Semaphore(max_connections)
+        # A caller has its turn before it takes or makes a connection, and makes one only when none is idle: so the
+        # turnstile bounds the connections in use and idle together.
+        self._turnstile = Turnstile(in_all=max_connections, per_agent=per_agent, patience_s=queue_timeout_s)
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._closed = False
 
-    async def post(self, request: bytes, may_send: Callable[[], bool] | None = None) -> Answer:
+    async def post(self, request: bytes, agent_id: str, may_send: Callable[[], bool] | None = None) -> Answer:
         """Sends once and returns the complete answer; raises NotSent or MaybeSent."""
-        async with self._slots:
+        await self._turnstile.enter(agent_id)
+        try:
             connection = self._take_idle() or await self._connect()
             try:
                 if may_send is not None and not may_send():
@@ -155,6 +161,12 @@ class Invoker:
                 return await self._answer(connection.send(request))
             finally:
                 self._put_back(connection)
+        finally:
+            self._turnstile.leave(agent_id)
+
+    def begin_no_more(self) -> None:
+        """Those who wait for a place are refused at once, and whoever comes later."""
+        self._turnstile.shut()
 
     async def aclose(self) -> None:
         """Closes every connection; calls that still wait for an answer get MaybeSent."""

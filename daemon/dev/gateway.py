@@ -2,7 +2,7 @@
 
 Its sentences are those of the contract (§1 calls and errors, §2 SSE, §3 envelopes, §4 semantics); ``tests/gateway``
 shows each of them here and, given a URL, at a real Gateway. ``daemon/cli.py`` and tests start it. It is honest about
-what it is not: there is no websocket tunnel, no Redis, no second gateway; agents never disconnect by themselves.
+what it is not: there is no websocket tunnel; agents never disconnect by themselves. Redis mode is in ``gateway_redis``.
 
 For tests it keeps a ``ledger`` of what really ran and has ``weather`` that can be made bad, also by PUT /dev/weather.
 """
@@ -17,9 +17,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from daemon.dev.agent import LocalAgent
 from daemon.dev.envelope import Json, encode, envelope
+from daemon.dev.gateway_redis import RedisMode
 from daemon.dev.mischief import flood, follow
 from daemon.dev.replies import (
     CANCEL_FIELDS,
@@ -44,11 +46,18 @@ class DevGateway:
     """``add_agent`` first, then ``start``; one event loop, one process.
 
     ``token``: what ``X-Internal-Token`` must be, empty for open. ``results``: whether ``/results`` has a store behind
-    it (Redis mode) or answers 501. ``sse_buffer``: messages kept for each subscriber. ``heartbeat_s``: 0 for none.
+    it or answers 501. ``redis``: Redis mode, with the store there. ``sse_buffer``: messages kept for each subscriber.
+    ``heartbeat_s``: 0 for none.
     """
 
     def __init__(
-        self, *, token: str = "", results: bool = True, sse_buffer: int = 512, heartbeat_s: float = 15.0
+        self,
+        *,
+        token: str = "",
+        results: bool = True,
+        redis: RedisMode | None = None,
+        sse_buffer: int = 512,
+        heartbeat_s: float = 15.0,
     ) -> None:
         self.ledger: list[Execution] = []
         self.weather = Weather()
@@ -56,7 +65,8 @@ class DevGateway:
         self._token = token
         self._sse_buffer = sse_buffer
         self._heartbeat_s = heartbeat_s
-        self._results = _ResultStore() if results else None
+        self._results = _ResultStore() if results and redis is None else None
+        self._redis = redis
         self._agents: list[LocalAgent] = []
         self._tunnels: dict[str, Tunnel] = {}
         self._subscribers: dict[Subscriber, web.Request] = {}
@@ -72,6 +82,8 @@ class DevGateway:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listens, connects the agents in parallel, and returns the base URL. ``SetupError`` if the port is taken."""
         await self._listen(host, port)
+        if self._redis is not None:
+            self._redis.start(lambda agent_id: self._tunnels.get(agent_id), self._offer)
         try:
             await asyncio.gather(*(self.connect(agent) for agent in self._agents))
         except BaseException:
@@ -101,6 +113,8 @@ class DevGateway:
         self._end_streams()
         tunnels, self._tunnels = list(self._tunnels.values()), {}
         await asyncio.gather(*(tunnel.close() for tunnel in tunnels))
+        if self._redis is not None:
+            await self._redis.stop()
         await self._stop_listening()
 
     async def restart(self) -> None:
@@ -131,16 +145,23 @@ class DevGateway:
             raise SetupError(f"an agent called {agent.agent_id} is already connected")
         tunnel = Tunnel(agent, self.publish, self.ledger, self.weather)
         self._tunnels[agent.agent_id] = tunnel
+        if self._redis is not None:
+            self._redis.joined(agent.agent_id)
         await tunnel.open()
 
     async def disconnect(self, agent_id: str) -> None:
         """An agent's connection ends: its calls are cancelled without a RESULT, and DISCONNECT is published."""
         tunnel = self._tunnels.pop(agent_id)
         self.publish(envelope("DISCONNECT", agent_id, None, None))
+        if self._redis is not None:
+            self._redis.left(agent_id)
         await tunnel.close()
 
     def publish(self, event: Json) -> None:
         """Takes an event from an agent (or a test): stores a RESULT, then offers it to every subscriber."""
+        if self._redis is not None:
+            self._redis.take(event)
+            return
         encoded = encode(event)
         if event["type"] == "RESULT" and self._results is not None and event.get("req_id"):
             self._results.put(event["req_id"], encoded)
@@ -198,6 +219,10 @@ class DevGateway:
             for agent_id, tunnel in self._tunnels.items()
             if tunnel.online
         ]
+        if self._redis is not None:
+            listed += await self._redis.cached(
+                {agent_id for agent_id, tunnel in self._tunnels.items() if tunnel.online}
+            )
         return json_answer(200, {"agents": listed})
 
     async def _list_tools(self, request: web.Request) -> web.StreamResponse:
@@ -267,9 +292,17 @@ class DevGateway:
             return web.Response(status=405)
         if not req_id:
             return await unknown_path(request)
-        if self._results is None or self.weather.holds("no_result_store"):
+        if self.weather.holds("no_result_store"):
             return error_answer(501, "redis_not_enabled")
-        stored = self._results.get(req_id)
+        if self._redis is not None:
+            try:
+                stored = await self._redis.result(req_id)
+            except (RedisError, OSError):
+                return error_answer(502, "redis_error")
+        elif self._results is None:
+            return error_answer(501, "redis_not_enabled")
+        else:
+            stored = self._results.get(req_id)
         if stored is None:
             return error_answer(404, "not_found")
         return web.Response(status=200, body=stored, content_type="application/json")

@@ -7,11 +7,9 @@ watchers. A message is a packed ``Told``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
-
-from redis.exceptions import RedisError
 
 from daemon.fabric.client import Client, speaking
 from daemon.fabric.keys import Keys
@@ -19,6 +17,17 @@ from daemon.machine.record import Told
 from daemon.telemetry import log
 
 RETRY_S = 0.5
+
+
+@contextmanager
+def _only_a_hint() -> Iterator[None]:
+    """Around what may fail in any manner: redis-py has many while its connection breaks (RedisError, uvloop's
+    RuntimeError, an AttributeError between two tasks). ``run`` notices too, and subscribes to all that is wanted.
+    """
+    try:
+        yield
+    except Exception as fault:  # noqa: BLE001 - see above; whoever watches reads the log at the next heartbeat
+        log.debug("the bus was not asked", fault=str(fault))
 
 
 class Bus:
@@ -39,7 +48,7 @@ class Bus:
         async with self._order:
             if not self._up.is_set():
                 return
-            with contextlib.suppress(RedisError, OSError):  # `run` will notice and subscribe to all that is wanted
+            with _only_a_hint():
                 await self._pubsub.subscribe(*[self._keys.events(run_id) for run_id in run_ids])
 
     async def unwatch(self, run_id: UUID) -> None:
@@ -48,7 +57,7 @@ class Bus:
         async with self._order:
             if not self._up.is_set() or run_id in self._wanted:
                 return
-            with contextlib.suppress(RedisError, OSError):
+            with _only_a_hint():
                 await self._pubsub.unsubscribe(self._keys.events(run_id))
 
     async def run(self, heard: Callable[[UUID, Told | None], None]) -> None:
@@ -68,7 +77,7 @@ class Bus:
             except Exception as fault:  # noqa: BLE001 - whatever broke the ear, it must hear again
                 log.warning("the bus lost Redis", fault=str(fault))
             self._up.clear()
-            with contextlib.suppress(RedisError, OSError):
+            with _only_a_hint():
                 await self._pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
             await asyncio.sleep(RETRY_S)
 

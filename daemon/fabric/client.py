@@ -109,10 +109,11 @@ def speaking() -> Iterator[None]:
 
     redis-py sends through ``asyncio.wait_for``, which before Python 3.12 may swallow the cancellation of its task
     (python/cpython#86296): a loop that goes on after that can never be stopped, so it is raised again here.
+    RuntimeError is uvloop's word for a connection that has just been closed.
     """
     try:
         yield
-    except (TimeoutError, RedisError, OSError) as fault:
+    except (TimeoutError, RedisError, OSError, RuntimeError) as fault:
         raise FabricUnavailable(f"Redis does not answer ({fault}); nothing was lost.") from fault
     finally:
         task = asyncio.current_task()

@@ -36,6 +36,8 @@ LOG_EVENT_BYTES = 2048
 """Most bytes of one ``tool.log``."""
 MESSAGE_CHARS = 500
 
+PASSING = frozenset({GATEWAY_UNAVAILABLE, "agent_busy"})
+"""Proofs of unsent that may be otherwise in a moment: worth the step's patience."""
 NOT_PERMITTED = "not_permitted"
 """Our own hook said no: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
 
@@ -189,7 +191,7 @@ def _again_at(attempt: Attempt, reason: str, now: int, limits: Limits) -> int | 
         return None
     if reason == NOT_PERMITTED:
         return now + limits.backoff_ms
-    return retry_time(attempt, now, limits) if reason == GATEWAY_UNAVAILABLE else None
+    return retry_time(attempt, now, limits) if reason in PASSING else None
 
 
 def _stopped(attempt: Attempt) -> AttemptEnded:

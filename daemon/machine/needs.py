@@ -1,8 +1,8 @@
 """Which facts ``settle`` wants before it may go on; the runtime fetches them, the events record what was used.
 
-Every intent wants to know whether somebody is subscribed to the Gateway's events (without a listener its RESULT could
-be lost); an attempt of unknown outcome, whether its tool declares itself harmless to repeat. Grants, policies and
-earlier results will join here.
+Every intent wants to know whether somebody hears the events of the Gateway that has the step's agent (without a
+listener its RESULT could be lost); an attempt of unknown outcome, whether its tool declares itself harmless to repeat.
+Grants, policies and earlier results will join here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,16 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     epoch: Epoch
     gateway_ready: bool
+    """Whether this node may intend calls at all."""
     limits: Limits
+    unheard: frozenset[str] = frozenset()
+    """Of the agents in ``Needs``, those whose Gateway nobody hears."""
     hints: Mapping[tuple[str, str], Hint] = field(default_factory=dict)
     """By (agent, tool); of a tool that is not known there, nothing is assumed."""
+
+    def ready_for(self, agent_id: str) -> bool:
+        """Whether a call to this agent may be intended."""
+        return self.gateway_ready and agent_id not in self.unheard
 
 
 def needs(run: Run) -> Needs:

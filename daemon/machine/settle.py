@@ -177,7 +177,7 @@ def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
         return ()
     if attempt.retry_at is None or now < attempt.retry_at:
         return ()
-    if not facts.gateway_ready:
+    if not facts.ready_for(run.spec.steps[attempt.step_index].tool_config.agent_id):
         return (_nobody_listens(attempt, now, facts.limits),)
     return (_intend(run, attempt.index, now, facts),)
 
@@ -192,7 +192,7 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     if unsettled is not None and unsettled.retry_at is not None and now < unsettled.retry_at:
         return ()
     intent = _intend(run, state.attempts, now, facts)
-    if facts.gateway_ready:
+    if facts.ready_for(run.step.tool_config.agent_id):
         return (intent,)
     attempt = evolve(run, intent, now).attempt
     assert attempt is not None  # noqa: S101 - an intent always leaves one

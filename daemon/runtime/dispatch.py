@@ -17,7 +17,7 @@ from daemon.machine.effects import Cancel, Effect, Inquire, Invoke
 from daemon.machine.wire import letter, storable
 from daemon.runtime.ports import Answer, Permit
 from daemon.telemetry import log, trace_headers
-from gateway_client import GatewayClient, GatewayError, Invocation, MaybeSent, ResultsUnsupported
+from gateway_client import GatewayError, Gateways, Invocation, MaybeSent, ResultsUnsupported
 from gateway_client import NotSent as ProvenUnsent
 
 TRIES = 4
@@ -28,10 +28,10 @@ _T = TypeVar("_T")
 
 
 class GatewayDispatch:
-    """One Gateway's dispatch. ``drain`` refuses what has not begun and waits for what has."""
+    """The dispatch to all Gateways. ``drain`` refuses what has not begun and waits for what has."""
 
-    def __init__(self, client: GatewayClient) -> None:
-        self._client = client
+    def __init__(self, gateways: Gateways) -> None:
+        self._gateways = gateways
         self._tasks: set[asyncio.Task[None]] = set()
         self._questions: set[asyncio.Task[None]] = set()
         """Those of the tasks that the next owner repeats: inquiries and cancels."""
@@ -52,6 +52,7 @@ class GatewayDispatch:
         Inquiries and cancels are not waited for: the next owner owes them again, and a silent Gateway may hold them.
         """
         self._draining = True
+        self._gateways.begin_no_more()
         waiting = self._tasks - self._questions
         for question in self._questions:
             question.cancel()
@@ -88,26 +89,29 @@ class GatewayDispatch:
             stream=effect.stream,
         )
         started = time.monotonic()
-        outcome = "sent"
+        outcome, gateway = "sent", ""
         telemetry.open_posts.inc()
         try:
-            await self._client.invoke(call, may_send=lambda: not self._draining and permit(), headers=trace_headers())
+            gateway = await self._gateways.invoke(
+                call, may_send=lambda: not self._draining and permit(), headers=trace_headers()
+            )
         except ProvenUnsent as fault:
-            outcome = fault.code
+            outcome, gateway = fault.code, fault.gateway
             return NotSent(req_id=effect.req_id, tries=effect.tries, reason=fault.code, detail=str(fault))
         except MaybeSent as fault:
-            outcome = fault.code
+            outcome, gateway = fault.code, fault.gateway
             return SendUncertain(req_id=effect.req_id, reason=fault.code, detail=str(fault))
         else:
             return Sent(req_id=effect.req_id)
         finally:
             telemetry.open_posts.dec()
-            telemetry.calls.labels("invoke", outcome).inc()
+            telemetry.calls.labels("invoke", outcome, gateway).inc()
             telemetry.call_seconds.labels("invoke").observe(time.monotonic() - started)
 
     async def _inquire(self, effect: Inquire) -> Letter | None:
+        """What the store says. Nothing where there is no store (501): then the deadline decides, as it does anyway."""
         try:
-            envelope = await self._patiently("inquire", lambda: self._client.result(effect.req_id))
+            envelope = await self._patiently("inquire", lambda: self._gateways.result(effect.req_id))
         except ResultsUnsupported:
             return None
         if envelope is None or envelope.req_id != effect.req_id:
@@ -115,7 +119,7 @@ class GatewayDispatch:
         return letter(envelope.type, effect.req_id, storable(envelope.payload))
 
     async def _cancel(self, effect: Cancel) -> None:
-        await self._patiently("cancel", lambda: self._client.cancel(effect.req_id, effect.agent_id, effect.reason))
+        await self._patiently("cancel", lambda: self._gateways.cancel(effect.req_id, effect.agent_id, effect.reason))
 
     async def _patiently(self, verb: str, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """Both are harmless to repeat. None when the Gateway stays away or has nothing to say."""
@@ -123,14 +127,14 @@ class GatewayDispatch:
             try:
                 answer = await call()
             except ResultsUnsupported:
-                telemetry.calls.labels(verb, "unsupported").inc()
+                telemetry.calls.labels(verb, "unsupported", "").inc()
                 raise
             except GatewayError as fault:
-                telemetry.calls.labels(verb, fault.code).inc()
+                telemetry.calls.labels(verb, fault.code, fault.gateway).inc()
                 if fault.code in ("agent_offline", "unauthorized", "invalid_request") or self._draining:
                     return None
                 await asyncio.sleep(PAUSE_S * 2**attempt)
             else:
-                telemetry.calls.labels(verb, "answered").inc()
+                telemetry.calls.labels(verb, "answered", "").inc()
                 return answer
         return None

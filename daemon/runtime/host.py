@@ -15,7 +15,7 @@ from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.machine.commands import Command, Entry, Letter, Sent, Urgency
 from daemon.machine.effects import Effect
-from daemon.machine.needs import Facts
+from daemon.machine.needs import Facts, needs
 from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
 from daemon.runtime.actor import Actor, Turn
@@ -132,8 +132,9 @@ class Host:
         telemetry.turns.inc()
         facts = Facts(
             epoch=actor.epoch,
-            gateway_ready=self._intending and self._weather.subscribed,
+            gateway_ready=self._intending,
             limits=self._limits,
+            unheard=frozenset() if self._weather.all_heard else self._weather.unheard(needs(actor.run).agents),
             hints=self._tools.hints,
         )
         try:

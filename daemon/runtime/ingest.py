@@ -1,9 +1,9 @@
 """Ingest: hears a Gateway's events and puts each into the inbox of the run it names.
 
-Used by ``node``. Of all nodes one is the holder and appends; where there is a second it is the standby: it hears the
-same and remembers the last 30 s of ACKs and RESULTs, which it appends when it takes over. Letters carry the holder's
-term and a number, so that a repeated append is known for what it is. The stream itself has no replay: after a gap
-``missed`` is called, and attempts in flight are inquired.
+``hearing`` has one for each Gateway and one for the Gateways' Redis. Of all nodes one is the holder and appends; where
+there is a second it is the standby: it hears the same and remembers the last 30 s of ACKs and RESULTs, which it appends
+when it takes over. Letters carry the holder's term and a number, so that a repeated append is known for what it is. The
+source itself has no replay: after a gap ``missed`` is called, and attempts in flight are inquired.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 from daemon import telemetry
@@ -22,10 +23,13 @@ from daemon.machine.commands import Mark, Urgency
 from daemon.machine.state import run_of
 from daemon.runtime.memory import Memory
 from daemon.telemetry import log
-from gateway_client import Envelope, GatewayClient, GatewayError
+from gateway_client import Envelope, GatewayError
 
-URGENCY: dict[str, Urgency] = {"INVOKE_ACK": "s", "CHUNK": "s", "RESULT": "h", "CANCEL_ACK": "h"}
+URGENCY: Mapping[str, Urgency] = {"INVOKE_ACK": "s", "CHUNK": "s", "RESULT": "h", "CANCEL_ACK": "h"}
 """The envelopes that concern a run. An INVOKE_ACK that says no is followed by nothing, so it must be heard at once."""
+MOVES = frozenset({"TOOLS", "DISCONNECT", "INVOKE_FAILED"})
+"""The envelopes that say that an agent may be elsewhere than we think."""
+KNOWN = MOVES | URGENCY.keys()
 REMEMBERED = frozenset({"INVOKE_ACK", "RESULT", "CANCEL_ACK"})
 RETRY_MAX_S = 15.0
 LOOK_S = 0.5
@@ -34,15 +38,19 @@ HAND_OVER_S = 2.0
 """How long a leaving holder waits for a standby that hears."""
 
 Part = Literal["holder", "standby", "none"]
+Source = Callable[[], AbstractAsyncContextManager[AsyncIterable[Sequence[Envelope]]]]
+"""Opens a stream of events: entered, nothing passes unseen; it ends, or raises GatewayError."""
 
 
 class Ingest:
-    """The ear of this node for one Gateway."""
+    """One ear of this node. ``gateway`` names what it hears; ``takes`` is what it makes letters of, how urgent."""
 
     def __init__(
         self,
         *,
-        client: GatewayClient,
+        gateway: str,
+        source: Source,
+        takes: Mapping[str, Urgency],
         inbox: Inbox,
         holder: Role,
         standby: Role,
@@ -52,8 +60,11 @@ class Ingest:
         retry_s: float,
         missed: Callable[[], None],
         unsure: Callable[[], None],
+        moved: Callable[[str], None],
     ) -> None:
-        self._client = client
+        self._gateway = gateway
+        self._source = source
+        self._takes = takes
         self._inbox = inbox
         self._holder = holder
         self._standby = standby
@@ -63,6 +74,7 @@ class Ingest:
         self._retry_s = retry_s
         self._missed = missed
         self._unsure = unsure
+        self._moved = moved
         self._heard_word: bytes | None = None
         self._memory = Memory(time.monotonic)
         self._part: Part = "none"
@@ -136,7 +148,7 @@ class Ingest:
         self._part, self._term = "holder", self._holder.term
         if was == "standby":
             recalled = self._memory.recall()
-            log.info("took over the ingest", recalled=len(recalled))
+            log.info("took over the ingest", gateway=self._gateway, recalled=len(recalled))
             await self._append(recalled)
             await self._standby_hears.douse()
             await self._standby.leave()
@@ -163,19 +175,19 @@ class Ingest:
         pause_s = self._retry_s
         while True:
             try:
-                async with self._client.events() as stream:
+                async with self._source() as stream:
                     self._set_open(True)
                     self._heard.begin_anew()
                     await self._tell_now()
                     if self._part == "holder":  # while a standby was deaf, the holder heard
                         self._missed()
                     pause_s = self._retry_s
-                    log.info("hearing the Gateway", part=self._part)
+                    log.info("hearing the Gateway", gateway=self._gateway, part=self._part)
                     async for envelopes in stream:
                         await self._deliver(envelopes)
-                log.warning("the Gateway ended its event stream")
+                log.warning("the Gateway ended its event stream", gateway=self._gateway)
             except GatewayError as fault:
-                log.warning("the Gateway is not heard", fault=str(fault), again_in_s=pause_s)
+                log.warning("the Gateway is not heard", gateway=self._gateway, fault=str(fault), again_in_s=pause_s)
             was_holder = self._part == "holder"
             self._set_open(False)
             if was_holder:
@@ -193,11 +205,27 @@ class Ingest:
 
     async def _deliver(self, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
-            telemetry.ingest_envelopes.labels(envelope.type if envelope.type in URGENCY else "other").inc()
+            kind = envelope.type if envelope.type in KNOWN else "other"
+            telemetry.ingest_envelopes.labels(self._gateway, kind).inc()
+            if kind in MOVES:
+                self._moved(envelope.agent_id)
+            if kind == "INVOKE_FAILED":
+                self._note_failed(envelope)
         if self._part == "standby":
             self._memory.keep(envelope for envelope in envelopes if envelope.type in REMEMBERED)
             return
         await self._append(envelopes)
+
+    def _note_failed(self, envelope: Envelope) -> None:
+        """A command that somebody put into ``bridge:cmd`` found no agent. It says nothing about our call.
+
+        Our calls go by HTTP, so the command was not ours, whatever ``req_id`` it names (it may have been a CANCEL, or a
+        second INVOKE of a call that runs), and anybody may publish there. Taken for a proof of "not sent" it would let
+        a tool run twice. So it is counted and logged, the agent is looked for anew, and the attempt waits as before.
+        """
+        if run_of(envelope.req_id) is not None:
+            telemetry.invoke_failed.inc()
+            log.info("INVOKE_FAILED about a call of ours", req_id=envelope.req_id, agent_id=envelope.agent_id)
 
     async def _append(self, envelopes: Sequence[Envelope]) -> None:
         """All letters of one read in one call, repeated until Redis has them."""
@@ -212,7 +240,7 @@ class Ingest:
                 return
 
     def _post(self, envelope: Envelope) -> Post | None:
-        urgency = URGENCY.get(envelope.type)
+        urgency = self._takes.get(envelope.type)
         if urgency is None:
             return None
         run_id = run_of(envelope.req_id)
@@ -226,7 +254,7 @@ class Ingest:
 
     def _set_open(self, is_open: bool) -> None:
         self._open = is_open
-        telemetry.gateway_subscribed.set(1 if is_open else 0)
+        telemetry.gateway_subscribed.labels(self._gateway).set(1 if is_open else 0)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

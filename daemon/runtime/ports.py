@@ -102,7 +102,13 @@ class Tools(Protocol):
 
 
 class Weather(Protocol):
-    """Whether somebody hears the Gateway's events, so that a call's RESULT will be noticed."""
+    """Whether somebody hears the events of the Gateways, so that a call's RESULT will be noticed."""
 
     @property
-    def subscribed(self) -> bool: ...
+    def all_heard(self) -> bool:
+        """Whether that is so for every Gateway; then nobody need ask about an agent."""
+        ...
+
+    def unheard(self, agents: frozenset[str]) -> frozenset[str]:
+        """Those of the agents whose Gateway nobody hears. Where an agent's Gateway is not known, any may be it."""
+        ...

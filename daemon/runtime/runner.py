@@ -1,4 +1,4 @@
-"""A node's runner: every part of this room, put together over one Postgres, one Redis and one Gateway.
+"""A node's runner: every part of this room, put together over one Postgres, one Redis and the Gateways.
 
 Used by ``node`` when the node's role is ``runner`` or ``both``. ``parts`` are its coroutines, ``drain`` hands over.
 """
@@ -25,8 +25,8 @@ from daemon.machine.state import Limits
 from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
+from daemon.runtime.hearing import open_ears
 from daemon.runtime.host import Host
-from daemon.runtime.ingest import Ingest
 from daemon.runtime.ownership import Ownership
 from daemon.runtime.presence import Presence
 from daemon.runtime.residents import Residents
@@ -35,7 +35,7 @@ from daemon.store.claims import Claims
 from daemon.store.journal import Lane
 from daemon.store.pool import Pool
 from daemon.telemetry import log
-from gateway_client import GatewayClient
+from gateway_client import Gateways
 
 QUIET_S = 5.0
 
@@ -44,7 +44,7 @@ class Runner:
     """Owns and carries runs on this node."""
 
     def __init__(
-        self, settings: Settings, pool: Pool, redis: Client, keys: Keys, gateway: GatewayClient, lanes: list[Lane]
+        self, settings: Settings, pool: Pool, redis: Client, keys: Keys, gateways: Gateways, lanes: list[Lane]
     ) -> None:
         runtime = settings.runtime
         node, ttl_s = f"{runtime.node_name}.{secrets.token_hex(3)}", runtime.lease_ttl_s
@@ -53,8 +53,8 @@ class Runner:
         inbox = Inbox(redis, keys, bound=settings.fabric.inbox_bound)
         ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
         residents = Residents(time.monotonic, hold_s=runtime.log_hold_s)
-        self._dispatch = GatewayDispatch(gateway)
-        self._catalogue = Catalogue(gateway.tools, time.monotonic)
+        self._dispatch = GatewayDispatch(gateways)
+        self._catalogue = Catalogue(gateways.tools, time.monotonic)
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -66,7 +66,16 @@ class Runner:
             lease_ttl_s=ttl_s,
             capacity=runtime.residents,
         )
-        self._ingest = _ingest(settings, node, redis, keys, gateway, inbox, self)
+        self._hearing = open_ears(
+            settings,
+            node=node,
+            redis=redis,
+            keys=keys,
+            gateways=gateways,
+            inbox=inbox,
+            missed=self.missed,
+            unsure=self.unsure,
+        )
         self._host = Host(
             residents=residents,
             clock=clock,
@@ -75,7 +84,7 @@ class Runner:
             inbox=inbox,
             ownership=self._ownership,
             dispatch=self._dispatch,
-            weather=self._ingest,
+            weather=self._hearing,
             tools=self._catalogue,
             limits=_limits(settings),
             lease_ttl_s=ttl_s,
@@ -97,11 +106,15 @@ class Runner:
 
     @property
     def hears(self) -> bool:
-        """Whether the Gateway's events are heard, here or on another node."""
-        return self._ingest.subscribed
+        """Whether the events of every Gateway are heard, here or on another node."""
+        return not self._hearing.deaf()
+
+    def deaf_to(self, gateway: str) -> bool:
+        """Whether nobody hears this Gateway's events."""
+        return gateway in self._hearing.deaf()
 
     def missed(self) -> None:
-        """The Gateway's stream had a gap: ask what became of every attempt in flight, here and of passive runs."""
+        """A Gateway's stream had a gap: ask what became of every attempt in flight, here and of passive runs."""
         self._host.ask_again()
         self._sweep.missed()
 
@@ -113,19 +126,19 @@ class Runner:
         """The long-lived parts by name; each runs until cancelled."""
         return {
             "host": self._host.run(),
-            "ingest": self._ingest.run(),
             "take": self._ownership.take(),
             "listen": self._ownership.listen(),
             "renew": self._ownership.renew(self._host.ask_again_about),
             "leave": self._ownership.leave(),
             "presence": self._presence.run(),
             "sweep": self._sweep.run(),
+            **self._hearing.parts(),
         }
 
     async def drain(self) -> None:
         """Leave without harm: begin nothing more, let open calls finish, hand every run over, then the roles.
 
-        The ingest goes last, so that results are heard as long as calls are open.
+        The ears go last, so that results are heard as long as calls are open.
         """
         await self._ownership.stop_taking()
         self._host.stop_intending()
@@ -139,7 +152,7 @@ class Runner:
             log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
         await self._presence.leave()
         await self._sweep.leave()
-        await self._ingest.leave()
+        await self._hearing.leave()
         await self._catalogue.close()
 
     async def _quiet(self) -> None:
@@ -154,22 +167,4 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         patience_ms=int(settings.runtime.step_patience_s * 1000),
         ack_timeout_ms=int(settings.runtime.ack_timeout_s * 1000),
-    )
-
-
-def _ingest(
-    settings: Settings, node: str, redis: Client, keys: Keys, gateway: GatewayClient, inbox: Inbox, runner: Runner
-) -> Ingest:
-    ttl_s = settings.runtime.lease_ttl_s
-    return Ingest(
-        client=gateway,
-        inbox=inbox,
-        holder=Role(redis, keys, "ingest", node=node, ttl_s=ttl_s),
-        standby=Role(redis, keys, "ingest-standby", node=node, ttl_s=ttl_s),
-        heard=Beacon(redis, keys, "gateway-heard", node=node, ttl_s=ttl_s),
-        standby_hears=Beacon(redis, keys, "standby-hears", node=node, ttl_s=ttl_s),
-        ttl_s=ttl_s,
-        retry_s=settings.gateway.gateway_retry_s,
-        missed=runner.missed,
-        unsure=runner.unsure,
     )

@@ -39,8 +39,12 @@ class Lane:
         await self._connected()
 
     async def close(self) -> None:
+        """Say good-bye to Postgres; one that does not answer is left without."""
         if self._connection is not None and not self._connection.is_closed():
-            await self._connection.close(timeout=CONNECT_TIMEOUT_S)
+            try:
+                await self._connection.close(timeout=CONNECT_TIMEOUT_S)
+            except GONE:
+                self._drop()
 
     async def commit(self, batch: Sequence[Transition]) -> Outcomes:
         """Commit until the outcome of every transition is known. A run stands in a batch once.

@@ -29,6 +29,7 @@ GONE = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InternalClientError,  # the server said that it ends this session, and has not closed the connection yet
 )
 """What asyncpg raises when the server is away, or cannot work, for now."""
 

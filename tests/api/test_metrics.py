@@ -45,7 +45,7 @@ async def test_the_counters_follow_what_happened(live: Stack) -> None:
     assert moved["runwarden_attempts_ended_total", "done"] == 2
     assert moved["runwarden_attempts_ended_total", "failed"] == 1
     assert moved["runwarden_runs_ended_total", "completed"] == 1
-    assert moved["runwarden_gateway_calls_total", "sent", "invoke"] == 3
+    assert moved["runwarden_gateway_calls_total", "default", "sent", "invoke"] == 3
     assert moved["runwarden_letters_total", "Result"] == 3
     assert moved["runwarden_claims_total", "claimed"] >= 1
     assert moved["runwarden_commits_total",] >= 4
@@ -64,7 +64,7 @@ async def test_the_gauges_say_how_it_is_now(live: Stack) -> None:
         now = await scrape(live)
         assert now["runwarden_resident_runs", ()] == 1
         assert now["runwarden_watchers", ()] == 1
-        assert now["runwarden_gateway_subscribed", ()] == 1
+        assert now["runwarden_gateway_subscribed", (("gateway", "default"),)] == 1
         live.tools.release.set()
         await watch.rest()
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -38,6 +42,8 @@ TIMINGS = {
     "drain_s": 5,
     "log_hold_s": 0.05,
 }
+LINE_BYTES = 1 << 20
+"""Longest line of a log; a traceback is one."""
 TAKEOVER_S = TIMINGS["lease_ttl_s"] + 2 * TIMINGS["sweep_period_s"]
 """The contract: lease TTL + 2 sweep periods."""
 
@@ -47,10 +53,12 @@ class Process:
     """One node."""
 
     name: str
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | Born
     url: str = ""
     said: list[dict[str, Any]] = field(default_factory=list)
     reading: asyncio.Task[None] | None = None
+    log: Path | None = None
+    """Where what it says is kept besides, later lives after earlier ones."""
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -71,13 +79,125 @@ class Process:
     async def read(self) -> None:
         """Keep what it logs; the first word of its API is ``url``."""
         assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            with contextlib.suppress(ValueError):
-                self.said.append(json.loads(line))
+        with open(self.log or os.devnull, "ab") as kept:  # noqa: ASYNC230 - a local file, opened once in a life
+            async for line in self.process.stderr:
+                kept.write(line)
+                with contextlib.suppress(ValueError):
+                    self.said.append(json.loads(line))
+
+    async def ready(self, word: str, *, within_s: float = 20) -> None:
+        """Wait until it has said ``word``, which comes with its ``url``."""
+
+        def up() -> dict[str, Any] | None:
+            assert self.process.returncode is None, self.said
+            return self.heard(word)
+
+        said = await eventually(up, within_s=within_s, what=f"{self.name} being ready")
+        assert said is not None
+        self.url = said.get("url", "")
 
     def heard(self, message: str) -> dict[str, Any] | None:
         """The first log line with this message."""
         return next((line for line in self.said if line.get("message") == message), None)
+
+
+@dataclass(slots=True)
+class Born:
+    """A process that a nursery bore, to the eye one of asyncio's."""
+
+    pid: int
+    stderr: asyncio.StreamReader
+    returncode: int | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    async def wait(self) -> int:
+        await self.ended.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+
+class Nursery:
+    """Starts Python modules in a moment, because they are imported already. Its children are killed when it is left."""
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
+        self._home = Path(tempfile.mkdtemp(prefix="rw-nursery-"))
+        self._born: dict[int, Born] = {}
+        self._readings: list[asyncio.Task[None]] = []
+        self._fifos = itertools.count()
+        self._births: asyncio.Queue[int] = asyncio.Queue()
+        self._bearing = asyncio.Lock()
+
+    async def __aenter__(self) -> Nursery:
+        command = (sys.executable, "-m", "tests.e2e.nursery", *self._modules)
+        self._process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+        self._listening = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for born in self._born.values():
+            born.send_signal(signal.SIGKILL)
+        await asyncio.gather(*(born.wait() for born in self._born.values()), *self._readings)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._listening
+        shutil.rmtree(self._home)
+
+    async def bear(self, name: str, module: str, *arguments: str, log: Path | None = None, **settings: Any) -> Process:
+        """As ``spawn``."""
+        assert self._process.stdin is not None
+        fifo = self._home / str(next(self._fifos))
+        os.mkfifo(fifo)
+        reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        order = {"module": module, "arguments": arguments, "environment": _environment(settings), "stderr": str(fifo)}
+        async with self._bearing:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            pid = await self._births.get()
+        stderr = asyncio.StreamReader(limit=LINE_BYTES)
+        protocol = asyncio.StreamReaderProtocol(stderr)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: protocol, os.fdopen(reading, "rb", 0))
+        born = self._born[pid]
+        born.stderr = stderr
+        process = Process(name, born, log=log)
+        process.reading = asyncio.create_task(process.read())
+        process.reading.add_done_callback(lambda _: transport.close())
+        self._readings.append(process.reading)
+        return process
+
+    async def _listen(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            told = json.loads(line)
+            if "born" in told:
+                self._born[told["born"]] = Born(told["born"], asyncio.StreamReader())
+                self._births.put_nowait(told["born"])
+            else:
+                born = self._born.pop(told["ended"])
+                born.returncode = told["code"]
+                born.ended.set()
+
+
+def _environment(settings: dict[str, Any]) -> dict[str, str]:
+    """Ours without what it says of Runwarden, and with these settings."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNWARDEN_")}
+    return environment | {f"RUNWARDEN_{key.upper()}": str(value) for key, value in settings.items()}
+
+
+async def spawn(name: str, module: str, *arguments: str, log: Path | None = None, **settings: Any) -> Process:
+    """A Python module as a process, begun; ``settings`` are Runwarden's, and it sees no others."""
+    environment = _environment(settings)
+    command = (sys.executable, "-m", module, *arguments)
+    process = Process(
+        name, await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE, limit=LINE_BYTES), log=log
+    )
+    process.reading = asyncio.create_task(process.read())
+    return process
 
 
 @dataclass(slots=True)
@@ -97,20 +217,9 @@ class Cluster:
         given = QUICK | TIMINGS | {"node_name": name, "log_level": "INFO"} | settings
         given |= {"postgres_url": self.database, "redis_url": self.redis_url, "redis_prefix": self.redis_prefix}
         given |= {"gateway_url": self.gateway.url}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNWARDEN_")}
-        environment |= {f"RUNWARDEN_{key.upper()}": str(value) for key, value in given.items()}
-        command = (sys.executable, "-m", "daemon", "serve", *arguments)
-        process = Process(name, await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE))
+        process = await spawn(name, "daemon", "serve", *arguments, **given)
         self.nodes.append(process)
-        process.reading = asyncio.create_task(process.read())
-
-        def up() -> dict[str, Any] | None:
-            assert process.process.returncode is None, process.said
-            return process.heard("node ready")
-
-        ready = await eventually(up, within_s=20, what=f"{name} being ready")
-        assert ready is not None
-        process.url = ready["url"]
+        await process.ready("node ready")
         return process
 
     def at(self, node: Process) -> Stack:

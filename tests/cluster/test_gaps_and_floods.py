@@ -52,7 +52,7 @@ async def test_a_result_behind_more_letters_than_one_turn_reads_is_not_left_lyin
         await eventually(lambda: opened.tools.running, what="the tool running")
         await eventually(lambda: bool(opened.gateway.of("CHUNK")), what="its first line")
         await let_pass(0.3)
-        inbox: Inbox = runner_of(opened)._ingest._inbox
+        inbox: Inbox = runner_of(opened)._hearing.ears["default"]._inbox
         chunk = b'{"type":"STRANGE","req_id":"x","payload":{}}'
         posts = [Post(RunId(UUID(run)), "s", chunk, Mark(1, number)) for number in range(3 * READ_LIMIT)]
         await inbox.append(posts)
@@ -68,7 +68,7 @@ async def test_letters_for_runs_that_do_not_exist_do_not_stay_for_ever(
 ) -> None:
     async with stack(database, redis_url, redis_prefix) as opened, Redis.from_url(redis_url) as redis:
         stranger = RunId(UUID(int=7))
-        inbox: Inbox = runner_of(opened)._ingest._inbox
+        inbox: Inbox = runner_of(opened)._hearing.ears["default"]._inbox
         await inbox.append([Post(stranger, "h", b"{}", Mark(1, 1))])
         assert 0 < await redis.ttl(Keys(redis_prefix).inbox(stranger)) <= 7 * 86400
 

@@ -83,7 +83,7 @@ async def test_a_call_intended_just_before_a_drain_is_handed_over_as_unsent(
     async with stack(database, redis_url, redis_prefix, linger_s=60) as opened:
         runner = runner_of(opened)
         lane = runner._host._lanes[0][0]
-        client = runner._dispatch._client
+        client = runner._dispatch._gateways.clients["default"]
         real = client.invoke
 
         async def waits_for_a_connection(*given: Any, **named: Any) -> None:
@@ -121,7 +121,7 @@ async def test_a_drain_does_not_wait_for_questions_to_a_gateway_that_is_away(
 ) -> None:
     async with stack(database, redis_url, redis_prefix, linger_s=60, drain_s=5) as opened:
         runner = runner_of(opened)
-        with Gate(monkeypatch, runner._dispatch._client, "result") as gate:
+        with Gate(monkeypatch, runner._dispatch._gateways.clients["default"], "result") as gate:
             await opened.start(step("a", "slow"))
             await eventually(lambda: opened.tools.running, what="the tool running")
             runner.missed()

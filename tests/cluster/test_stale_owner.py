@@ -50,7 +50,7 @@ async def test_a_stale_owner_sends_nothing_though_its_lease_looks_fresh(
         stack(database, redis_url, redis_prefix, linger_s=60, lease_ttl_s=0.6) as opened,
         Redis.from_url(redis_url) as redis,
     ):
-        client = runner_of(opened)._dispatch._client
+        client = runner_of(opened)._dispatch._gateways.clients["default"]
         real, reached, free, sent = client.invoke, asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def waits_for_a_connection(*given: Any, **named: Any) -> None:

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import random
-import signal
-import sys
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 from daemon.config import load
 from daemon.dev.processes import free_port
 from tests.api.harness import QUICK, Stack, step
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import Cluster, Nursery
 from tests.e2e.test_kill import assert_whole
 from tests.patience import eventually
 
 SEED = 20261122
 KILLS = 20
 TIMINGS = {"lease_ttl_s": 0.6, "sweep_period_s": 0.1, "stale_after_s": 0.1, "ack_timeout_s": 1}
-
-
-@asynccontextmanager
-async def nursery(machine: Cluster, port: int) -> AsyncIterator[Callable[[], Any]]:
-    """How to start a node on this port; answers its pid once it is born."""
-    given = QUICK | TIMINGS | {"port": port, "log_level": "WARNING", "gateway_url": machine.gateway.url}
-    given |= {"postgres_url": machine.database, "redis_url": machine.redis_url, "redis_prefix": machine.redis_prefix}
-    environment = {f"RUNWARDEN_{key.upper()}": str(value) for key, value in given.items()}
-    command = (sys.executable, "-m", "tests.e2e.nursery")
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
-    pids: list[int] = []
-
-    async def bear() -> int:
-        process.stdin.write(json.dumps(environment).encode() + b"\n")
-        pids.append(int(await process.stdout.readline()))
-        return pids[-1]
-
-    try:
-        yield bear
-    finally:
-        for pid in pids[-1:]:
-            os.kill(pid, signal.SIGKILL)
-        process.stdin.close()
-        await process.wait()
 
 
 async def answers(stack: Stack) -> None:
@@ -74,17 +41,19 @@ async def test_twenty_kills_at_random_instants_run_no_tool_twice(machine: Cluste
         **QUICK, postgres_url=machine.database, redis_url=machine.redis_url, gateway_url=machine.gateway.url
     )
     stack = Stack(f"http://127.0.0.1:{port}", machine.http, machine.gateway, machine.tools, machine.database, settings)
+    given = QUICK | TIMINGS | {"port": port, "log_level": "WARNING", "gateway_url": machine.gateway.url}
+    given |= {"postgres_url": machine.database, "redis_url": machine.redis_url, "redis_prefix": machine.redis_prefix}
     runs: list[str] = []
-    async with nursery(machine, port) as bear:
-        pid = await bear()
+    async with Nursery("daemon.node") as nursery:
+        node = await nursery.bear("node", "daemon", "serve", **given)
         await answers(stack)
         workflow_id = await stack.workflow(*(step(f"s{n}") for n in range(10)))
         for _ in range(KILLS):
             made = [await stack.post("/v1/workflow-runs", {"workflow_id": workflow_id}) for _ in range(3)]
             runs += [answered.body["run_id"] for answered in made]
             await executed(machine, len(machine.gateway.ledger) + chance.randrange(28))
-            os.kill(pid, signal.SIGKILL)
-            pid = await bear()
+            await node.kill()
+            node = await nursery.bear("node", "daemon", "serve", **given)
             await answers(stack)
         ended = [await stack.until(run_id, "completed", "paused", within_s=30) for run_id in runs]
         assert {run["paused_reason"] for run in ended} <= {None, "outcome_unknown"}

@@ -36,6 +36,39 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
         yield server
 
 
+def closed_this_instant(fabric: OverRedis) -> None:
+    """The idle connections end before anybody could notice."""
+    for connection in fabric.client.redis.connection_pool._available_connections:
+        connection._writer.transport.close()
+
+
+async def test_a_connection_that_ends_as_it_is_used_is_a_redis_that_does_not_answer(fabric: OverRedis) -> None:
+    """Then uvloop raises a RuntimeError, which is no defect of ours."""
+    run_id, inbox = new_run(), fabric.inbox()
+    await inbox.append([Post(run_id, "h", b"letter")])
+    closed_this_instant(fabric)
+    with pytest.raises(FabricUnavailable):
+        await inbox.append([Post(run_id, "h", b"letter")])
+    await inbox.append([Post(run_id, "h", b"letter")])
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("the handler is closed"), AttributeError("credential_provider")])
+async def test_who_comes_or_leaves_never_hears_that_the_ear_broke(
+    fabric: OverRedis, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What redis-py was seen to raise while its listening task found the connection broken too; that is a race."""
+
+    async def broken(*_: object) -> None:
+        raise fault
+
+    bus, run_id = fabric.bus("n1"), new_run()
+    bus._up.set()
+    monkeypatch.setattr(bus._pubsub, "subscribe", broken)
+    monkeypatch.setattr(bus._pubsub, "unsubscribe", broken)
+    await bus.watch([run_id])
+    await bus.unwatch(run_id)
+
+
 async def test_scripts_survive_a_script_flush(fabric: OverRedis) -> None:
     run_id, inbox, leases, role = new_run(), fabric.inbox(), fabric.leases(), fabric.role("n1")
     held = await held_by(fabric, "n1", run_id)

@@ -29,12 +29,12 @@ from daemon.fabric.keys import Keys
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.spec import parse_spec
 from daemon.machine.state import Limits
+from daemon.node import gateways_by
 from daemon.runtime.runner import Runner
 from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
 from daemon.store.pool import Pool, open_pool
 from daemon.store.runs import RunHead, Runs
-from gateway_client import GatewayClient
 from tests.patience import eventually
 
 AGENT = "agent-1"
@@ -152,9 +152,9 @@ class Rig:
             lanes = [Lane(self.database) for _ in range(settings.store.journal_lanes)]
             for lane in lanes:
                 stack.push_async_callback(lane.close)
-            client = GatewayClient(self.gateway.url)
-            stack.push_async_callback(client.aclose)
-            runner = Runner(settings, pool, redis, self.keys, client, lanes)
+            gateways = gateways_by(settings)
+            stack.push_async_callback(gateways.aclose)
+            runner = Runner(settings, pool, redis, self.keys, gateways, lanes)
             if limits is not None:
                 runner._host._limits = limits
             node = Node(name, runner, stack.pop_all(), asyncio.create_task(_run(runner), name=name))

@@ -156,7 +156,7 @@ async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made
     await rig.start(lease_ttl_s=ttl_s)
     run_id = await rig.create(step("a", manual=True))
     await rig.until(run_id, "paused")
-    refused = count("runwarden_gateway_calls_total", verb="invoke", outcome="not_permitted")
+    refused = count("runwarden_gateway_calls_total", verb="invoke", outcome="not_permitted", gateway="default")
     session = await asyncpg.connect(rig.database)
     try:
         async with session.transaction():
@@ -167,7 +167,10 @@ async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made
             stale_at = time.monotonic() + ttl_s / 2
             await eventually(lambda: time.monotonic() > stale_at)
         await eventually(
-            lambda: count("runwarden_gateway_calls_total", verb="invoke", outcome="not_permitted") == refused + 1
+            lambda: (
+                count("runwarden_gateway_calls_total", verb="invoke", outcome="not_permitted", gateway="default")
+                == refused + 1
+            )
         )
         assert rig.gateway.ledger == []
     finally:

@@ -191,11 +191,13 @@ async def test_after_a_gap_in_the_stream_the_missed_result_is_inquired(rig: Rig)
     with rig.gateway.weather.during("lost_result"):
         rig.tools.gate.set()
         await eventually(lambda: rig.tools.running == 0)
-        opened = count("runwarden_gateway_calls_total", verb="inquire", outcome="answered")
+        opened = count("runwarden_gateway_calls_total", verb="inquire", outcome="answered", gateway="")
         for request in rig.gateway._subscribers.values():
             assert request.transport is not None
             request.transport.abort()
-        await eventually(lambda: count("runwarden_gateway_calls_total", verb="inquire", outcome="answered") > opened)
+        await eventually(
+            lambda: count("runwarden_gateway_calls_total", verb="inquire", outcome="answered", gateway="") > opened
+        )
         await rig.until(run_id, "completed")
     rig.never_twice(1)
 

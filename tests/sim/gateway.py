@@ -16,7 +16,16 @@ import orjson
 
 from daemon.machine.commands import RunId
 from daemon.machine.state import run_of
-from gateway_client import Envelope, Invocation, MaybeSent, NotSent, ResultsUnsupported, ToolInfo, Unavailable
+from gateway_client import (
+    AgentInfo,
+    Envelope,
+    Invocation,
+    MaybeSent,
+    NotSent,
+    ResultsUnsupported,
+    ToolInfo,
+    Unavailable,
+)
 from tests.sim.faults import Chance, Plan
 from tests.sim.loop import World
 
@@ -278,6 +287,14 @@ class Client:
             raise NotSent("agent_offline")
         if status != 202:
             raise MaybeSent("send_failed")
+
+    def begin_no_more(self) -> None:
+        """Nothing waits for a place here."""
+
+    async def agents(self) -> list[AgentInfo]:
+        found = AgentInfo(agent_id=AGENT, status="online", last_seen_at=0, connected_at=0)
+        told: list[AgentInfo] = await self.line.ask("agents", lambda: [found] if self.gateway.agent_online else [])
+        return told
 
     async def cancel(self, req_id: str, agent_id: str, reason: str = "") -> None:
         if await self.line.ask("cancel", lambda: self.gateway.cancel(req_id)) == 404:

@@ -16,7 +16,9 @@ from unittest.mock import patch
 
 from daemon.config import Settings, load
 from daemon.errors import FabricUnavailable, StoreUnavailable
+from daemon.runtime import hearing as hearing_room
 from daemon.runtime import runner as runner_room
+from gateway_client import Gateways
 from tests.sim import fabric, gateway, postgres
 from tests.sim.faults import Chance, Far
 from tests.sim.line import Connection
@@ -53,7 +55,7 @@ KILLED_AFTER_S = 20.0
 
 @contextmanager
 def doubled(world: World, rng: random.Random) -> Iterator[None]:
-    """Inside, ``Runner`` is built over doubles, and the runtime's time and chance are the world's."""
+    """Inside, ``Runner`` is built over doubles; time and chance of the runtime are the world's."""
     sources = {
         "time": SimpleNamespace(monotonic=world.monotonic),
         "random": SimpleNamespace(uniform=rng.uniform),
@@ -64,8 +66,9 @@ def doubled(world: World, rng: random.Random) -> Iterator[None]:
     }
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(runner_room, **DOUBLES))
+        stack.enter_context(patch.multiple(hearing_room, Role=fabric.Role, Beacon=fabric.Beacon))
         for name, module in list(sys.modules.items()):
-            if name.startswith("daemon.runtime."):
+            if name.startswith(("daemon.runtime.", "gateway_client.directory")):
                 for source, stand_in in sources.items():
                     if hasattr(module, source):
                         stack.enter_context(patch.object(module, source, stand_in))
@@ -109,7 +112,7 @@ class Host:
             Connection(servers.store, store),  # type: ignore[arg-type] # a pool is what the double makes of it
             Connection(servers.redis, redis),  # type: ignore[arg-type] # as above
             None,  # type: ignore[arg-type] # the doubles need no keys
-            client(servers.gateway, way, name, lambda: self.gone),  # type: ignore[arg-type] # all that is used of one
+            Gateways({"one": client(servers.gateway, way, name, lambda: self.gone)}),  # type: ignore[dict-item] # all that is used of one
             [postgres.Lane(Connection(servers.store, journal))],
         )
         for part, work in self.runner.parts().items():
@@ -141,8 +144,8 @@ class Host:
             self._world.after(KILLED_AFTER_S, lambda: self.crash("it took too long to leave"))
 
     def _part_ended(self, part: Any) -> None:
-        if not self.gone and not part.cancelled() and (part.exception() is not None or not self._leaving):
-            self._blame(f"{self.name}: {part.get_name()} ended by itself: {part.exception()!r}")
+        if not self.gone and not part.cancelled() and part.exception() is not None:
+            self._blame(f"{self.name}: {part.get_name()} died: {part.exception()!r}")
 
     def _line(self, servers: Servers, server: str, chance: Chance, *, journal: bool = False) -> Far:
         faults: dict[str, Callable[[str], Exception]] = {

@@ -16,9 +16,10 @@ import pytest
 
 from daemon import telemetry
 from daemon.dev.embedded import EmbeddedPostgres
+from daemon.errors import StoreUnavailable
 from daemon.store.journal import Lane
 from daemon.store.migrate import migrate
-from daemon.store.pool import Pool, open_pool
+from daemon.store.pool import Pool, open_pool, reading
 from tests.machine.scenario import Story, acked, done, step
 from tests.patience import eventually
 from tests.store.conftest import Book
@@ -143,6 +144,46 @@ async def test_a_lane_whose_backend_was_killed_goes_on(book: Book, other: Sessio
     )
     assert killed == 1
     assert set((await book.write(story)).committed) == {story.run.id}
+
+
+async def ended(pool: Pool, application: str, other: Session) -> None:
+    """End the backends of an application, which say so to their clients."""
+    query = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = $1"
+    assert await other.fetchval(query + " AND datname = current_database()", application) == 1
+
+
+async def test_a_lane_told_of_its_end_before_the_connection_closes_goes_on(
+    far: Book, wire: Wire, other: Session
+) -> None:
+    """The driver then answers with an error of its own, neither Postgres' nor the network's."""
+    story = await ongoing(far)
+    wire.may_close.clear()
+    await ended(far.pool, "runwarden journal", other)
+    before = repeats()
+    assert set((await far.write(story)).committed) == {story.run.id}
+    assert repeats() > before
+    wire.may_close.set()
+
+
+async def test_a_lane_closes_without_the_word_of_a_server_that_stands_still(far: Book, wire: Wire) -> None:
+    """Its new connection is as deaf as the old one: neither may keep a node from ending."""
+    await ongoing(far)
+    wire.may_close.clear()
+    await far.lane.close()
+
+
+async def test_a_pool_told_of_an_end_before_the_connection_closes_says_unavailable(wire: Wire, other: Session) -> None:
+    pool = await open_pool(wire.url, size=1, patience_s=10)
+    try:
+        wire.may_close.clear()
+        await ended(pool, "runwarden", other)
+        with pytest.raises(StoreUnavailable):
+            async with reading(pool) as connection:
+                await connection.fetchval("SELECT 1")
+        async with reading(pool) as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        pool.terminate()
 
 
 async def test_a_backend_killed_in_the_midst_of_a_commit_loses_nothing(book: Book, other: Session) -> None:

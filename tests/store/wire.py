@@ -29,6 +29,9 @@ class Wire:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loss: Loss | None = None
         self._before: Callable[[], Awaitable[object]] | None = None
+        self.may_close = asyncio.Event()
+        """Cleared: a connection that the server ends stays open at the client's side, though its last words passed."""
+        self.may_close.set()
         self.lost = 0
         """Connections cut so far."""
 
@@ -65,6 +68,7 @@ class Wire:
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await self.may_close.wait()
         finally:
             for way in ways:
                 way.cancel()

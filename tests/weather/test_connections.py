@@ -97,12 +97,12 @@ async def test_hanging_invoke_keeps_its_run_resident_and_leaves_the_agents_other
 
 async def test_ghost_agent_is_unknown_since_a_502_proves_nothing(out: Outdoors) -> None:
     """The contract says offline, but a proxy in between says 502 too, after the call may have gone on."""
-    before = count("runwarden_gateway_calls_total", verb="invoke", outcome="send_failed")
+    before = count("runwarden_gateway_calls_total", verb="invoke", outcome="send_failed", gateway="default")
     out.patience(ack_timeout_ms=ACK_TIMEOUT_MS)
     out.weather.change("ghost_agent")
     run_id = await out.live.start(step("a", timeout_ms=60_000))
     await out.paused(run_id)
-    assert count("runwarden_gateway_calls_total", verb="invoke", outcome="send_failed") == before + 1
+    assert count("runwarden_gateway_calls_total", verb="invoke", outcome="send_failed", gateway="default") == before + 1
     assert out.ran == []
 
 

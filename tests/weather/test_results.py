@@ -176,14 +176,14 @@ async def test_sse_overflow_without_a_result_store_leaves_the_verdict_to_the_dea
 
 
 async def test_no_result_store_leaves_the_verdict_to_the_deadline(out: Outdoors) -> None:
-    before = count("runwarden_gateway_calls_total", verb="inquire", outcome="unsupported")
+    before = count("runwarden_gateway_calls_total", verb="inquire", outcome="unsupported", gateway="")
     out.weather.change("no_result_store", "lost_result")
     run_id = await out.live.start(step("a", **BRIEFLY), step("b"))
     run = await out.paused(run_id)
     assert run["steps_state"]["b"]["attempts"] == []
     told = await out.verdict(run_id)
     assert (told["outcome"], told["duration_ms"] >= BRIEFLY["timeout_ms"]) == ("unknown", True)
-    assert count("runwarden_gateway_calls_total", verb="inquire", outcome="unsupported") > before
+    assert count("runwarden_gateway_calls_total", verb="inquire", outcome="unsupported", gateway="") > before
     assert out.ran == ["ok"]
 
 
