@@ -10,6 +10,8 @@ TEST_WORKERS ?= 2
 ARGS ?=
 # make lock UPGRADE=1 moves every package to its newest release; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
+# make sim SEEDS=500 plays seeds 0..499; SEEDS=417..417 plays that one again.
+SEEDS ?= 500
 # What make bench measures: a module of tests/bench.
 WHAT ?= upkeep
 # make chaos SEED=7 repeats a storm (empty: a new one); MINUTES: about how long all of it takes; RUNS: how many runs.
@@ -47,6 +49,10 @@ dev: $(READY) ## Keep the same stack running on 127.0.0.1:8080, data in .data/; 
 .PHONY: test
 test: $(READY) ## Run the whole test suite (ARGS='-k name', TEST_WORKERS=0)
 	@exec $(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal --max-worker-restart 0 $(ARGS)
+
+.PHONY: sim
+sim: $(READY) ## Play simulated universes, two at a time (SEEDS=500, SEEDS=40..80)
+	@exec $(PY) -m tests.sim $(SEEDS)
 
 .PHONY: check
 check: $(READY) ## Run all the checks below side by side; under a minute

@@ -76,6 +76,8 @@ Where this differs from the first design, and why
   fifth period: asking for each lease of ten thousand residents in each period cost more than it may.
 * A lease that had vanished and was taken again proves nothing: another node may have had the run in between. Until
   Postgres says that the claim stands, the run is in doubt, sends nothing and is not let go.
+* Letters that lead to nothing are deleted only after Postgres was asked whether the claim stands: such a turn commits
+  nothing, so no fence guards it, and what means nothing to an old state may be news to the present one.
 * The agent is given our deadline plus five seconds: ours decides, the agent's own is the backstop. With equal times
   its RESULT would race our CANCEL and turn plain timeouts into unknown outcomes.
 * While a cancel is under way the result store is asked once more, whoever intended the call: a RESULT that the event

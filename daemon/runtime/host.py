@@ -260,6 +260,7 @@ class Host:
             turns = await self._done.get()
             while not self._done.empty():
                 turns += self._done.get_nowait()
+            turns = await self._still_ours(turns)
             turns = await self._set_aside(turns)
             folded: dict[RunId, tuple[bytes, ...]] = {}
             for turn in turns:
@@ -286,6 +287,28 @@ class Host:
             log.warning("poison letters stay where they are", fault=str(fault))
             return [replace(turn, entries=()) if turn.aside else turn for turn in turns]
         return turns
+
+    async def _still_ours(self, turns: Sequence[Turn]) -> list[Turn]:
+        """A turn that committed has passed the fence; one whose letters led to nothing has not.
+
+        What means nothing to an old state may be news to the present one, so Postgres is asked before such letters are
+        deleted. If it stands (and it cannot have moved without us), they are of no use to anybody.
+        """
+        folded = [turn.actor for turn in turns if turn.transition is None]
+        if not folded:
+            return list(turns)
+        try:
+            held = await self._claims.still_held([(actor.id, actor.owner, actor.epoch) for actor in folded])
+        except StoreUnavailable as fault:
+            log.warning("letters that led to nothing stay for now", fault=str(fault))
+            self._residents.put_back(folded, self._clock.monotonic() + RETRY_S)
+            return [turn for turn in turns if turn.transition is not None]
+        for actor in folded:
+            if actor.id not in held:
+                telemetry.fenced.inc()
+                log.info("fenced: another node owns the run", run_id=str(actor.id), epoch=actor.epoch)
+                self._residents.remove(actor)
+        return [turn for turn in turns if turn.transition is not None or turn.actor.id in held]
 
     def _rest(self, actor: Actor) -> None:
         """The turn is over: send what is owed, set the alarms, and let the run go when it only waits."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
@@ -137,7 +137,7 @@ class Ownership:
         A lease taken again proves nothing: another node may have had the run in between and let it go. Until Postgres
         says that the claim stands, such a run is in doubt, and its lease does not count as renewed.
         """
-        doubted: set[Actor] = set()
+        doubted: dict[Actor, None] = {}  # in order, so that a simulated node does the same thing twice
         while True:
             await asyncio.sleep(self._ttl_s / 3)
             try:
@@ -157,7 +157,7 @@ class Ownership:
                 elif renewal == "t":
                     telemetry.leases_lost.inc()
                     actor.doubted = True
-                    doubted.add(actor)
+                    doubted[actor] = None
                 elif renewal == "r" and actor not in doubted:
                     actor.renewed_at = started
             if doubted:
@@ -166,7 +166,7 @@ class Ownership:
                 except (FabricUnavailable, StoreUnavailable) as fault:
                     log.warning("leases that had vanished stay in doubt", runs=len(doubted), fault=str(fault))
 
-    async def _look_again(self, doubted: set[Actor], started: float, missed: Callable[[Actor], None]) -> None:
+    async def _look_again(self, doubted: dict[Actor, None], started: float, missed: Callable[[Actor], None]) -> None:
         """Ask Postgres about claims in doubt; those that fell are dropped, and whoever comes next is called."""
         held = await self._claims.still_held([_held(actor) for actor in doubted])
         fallen = [actor for actor in doubted if actor.id not in held]
@@ -175,10 +175,12 @@ class Ownership:
         if fallen:
             await self._claims.park_lost([_known(actor) for actor in fallen])
             async with self._leasing:
-                await self._leases.release([_held(actor) for actor in fallen], force=True)
+                released = await self._leases.release([_held(actor) for actor in fallen], force=True)
+            # While the lease was ours others took the run for held, and dropped its offers.
+            await self._ready.mark([actor.id for actor in fallen if released.get(actor.id) != "r"])
             telemetry.fenced.inc(len(fallen))
             log.info("fenced: other nodes had these runs", runs=len(fallen))
-        for actor in doubted.difference(fallen):
+        for actor in [actor for actor in doubted if actor not in fallen]:
             actor.renewed_at = started
             actor.doubted = False
             missed(actor)
@@ -276,12 +278,21 @@ class Ownership:
         mine = {run_id: owner for run_id, owner in wanted.items() if run_id in taken}
         telemetry.claims.labels("held_already").inc(len(wanted) - len(mine))
         if mine:
-            claimed, now_ms = await self._claims.claim(mine)
+            try:
+                claimed, now_ms = await self._claims.claim(mine)
+            except StoreUnavailable:
+                await self._offer_again(mine)
+                await self._ready.done([entry for entry, _ in offers])
+                raise
             if claimed:
                 self._clock.observe(now_ms)
                 claimed = await self._drop_the_lost(claimed)
             await self._move_in(claimed, mine, started)
         await self._ready.done([entry for entry, _ in offers])
+
+    async def _offer_again(self, mine: Mapping[RunId, str]) -> None:
+        """These could not be claimed. Whoever gets the offers next must not take the runs for held."""
+        await self._leases.release([(run_id, owner, Epoch(0)) for run_id, owner in mine.items()], force=True)
 
     async def _move_in(self, claimed: Sequence[tuple[Run, Epoch]], mine: dict[RunId, str], started: float) -> None:
         held: list[Held] = [(run.id, mine[run.id], epoch) for run, epoch in claimed]

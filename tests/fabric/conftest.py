@@ -6,6 +6,7 @@ They hold for every implementation: to join, write a class with the methods of `
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -23,6 +24,9 @@ from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
 from daemon.machine.commands import Epoch, RunId
 from daemon.runtime.ports import Held
+from tests.sim import fabric as double
+from tests.sim.line import Connection, Near
+from tests.sim.redis import Redis
 
 LONG_S = 60.0
 NOW_MS = 1
@@ -70,7 +74,48 @@ async def over_redis(url: str, prefix: str) -> AsyncIterator[OverRedis]:
     await client.close()
 
 
-IMPLEMENTATIONS: dict[str, Callable[[str, str], AbstractAsyncContextManager[OverRedis]]] = {"redis": over_redis}
+class OverMemory:
+    """The simulation's double; the methods of ``OverRedis`` over a server in memory."""
+
+    def __init__(self) -> None:
+        self._server = Redis(lambda: int(time.time() * 1000))
+        self._to = Connection(self._server, Near())
+        self.shining: Callable[[Sequence[str]], Awaitable[set[str]]] = partial(double.shining, self._to, None)
+
+    def inbox(self, bound: int = 100) -> double.Inbox:
+        return double.Inbox(self._to, None, bound=bound)
+
+    def leases(self, ttl_s: float = LONG_S) -> double.Leases:
+        return double.Leases(self._to, None, ttl_s=ttl_s)
+
+    def ready(self, node: str = "n1") -> double.Ready:
+        return double.Ready(self._to, None, node=node)
+
+    def role(self, node: str, ttl_s: float = LONG_S) -> double.Role:
+        return double.Role(self._to, None, "sweep", node=node, ttl_s=ttl_s)
+
+    def beacon(self, name: str, node: str, ttl_s: float = LONG_S) -> double.Beacon:
+        return double.Beacon(self._to, None, name, node=node, ttl_s=ttl_s)
+
+    def generation(self) -> double.Generation:
+        return double.Generation(self._to, None)
+
+    def bus(self, node: str = "n1") -> double.Bus:
+        return double.Bus(self._to, None, node=node)
+
+    async def flush(self) -> None:
+        self._server.flush()
+
+
+@asynccontextmanager
+async def over_memory(url: str, prefix: str) -> AsyncIterator[OverMemory]:
+    yield OverMemory()
+
+
+IMPLEMENTATIONS: dict[str, Callable[[str, str], AbstractAsyncContextManager[OverRedis | OverMemory]]] = {
+    "redis": over_redis,
+    "memory": over_memory,
+}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

@@ -5,6 +5,7 @@ An implementation is a row of ``IMPLEMENTATIONS``: how to open a ``Book`` over i
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -15,6 +16,8 @@ from daemon.machine.commands import Epoch, RunId
 from daemon.store.journal import Lane
 from daemon.store.pool import open_pool
 from tests.machine.scenario import acked, chunk, done, failed, step
+from tests.sim import postgres as double
+from tests.sim.line import Connection, Near
 from tests.store.conftest import OWNER, Book
 
 
@@ -28,7 +31,30 @@ async def over_postgres(database: str) -> AsyncIterator[Book]:
         await pool.close()
 
 
-IMPLEMENTATIONS: dict[str, Callable[[str], AbstractAsyncContextManager[Book]]] = {"postgres": over_postgres}
+class InMemory(Book):
+    """The same book over the simulation's double."""
+
+    def __init__(self) -> None:
+        self._server = double.Postgres(lambda: int(time.time() * 1000))
+        connection = Connection(self._server, Near())
+        super().__init__(pool=None, lane=double.Lane(connection))  # type: ignore[arg-type] # there is no pool
+        self.runs = double.Runs(connection)  # type: ignore[assignment] # what the book uses of it
+        self.claims = double.Claims(connection)  # type: ignore[assignment] # all that the runtime uses of it
+
+    async def forgive(self, run_id: RunId) -> None:
+        row = self._server.runs[run_id]
+        row.wake_at = None if row.owner is not None else row.wake_at
+
+
+@asynccontextmanager
+async def in_memory(database: str) -> AsyncIterator[Book]:
+    yield InMemory()
+
+
+IMPLEMENTATIONS: dict[str, Callable[[str], AbstractAsyncContextManager[Book]]] = {
+    "postgres": over_postgres,
+    "memory": in_memory,
+}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

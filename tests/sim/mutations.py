@@ -1,0 +1,168 @@
+"""Engines that are broken on purpose, each in one decision, to prove that the checkers see it.
+
+``MUTATIONS``: by name, how to break the real code (or the double whose promise it is), which checker must notice, and
+a plan under which it soon will. A mutation is a context manager; outside it everything is whole again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from msgspec.structs import replace as changed
+
+from daemon.errors import StoreUnavailable
+from daemon.machine import decide
+from daemon.machine.commands import Epoch
+from daemon.machine.effects import Effect, effects
+from daemon.machine.state import Run
+from daemon.runtime import actor as actor_room
+from daemon.runtime.actor import Actor
+from daemon.runtime.host import Host
+from daemon.runtime.ownership import Ownership
+from daemon.runtime.sweep import Sweep
+from tests.sim.faults import Plan
+from tests.sim.postgres import Postgres
+from tests.sim.redis import Redis
+
+Mutation = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A mutation, the checker (or the words) that must notice it, and under what trouble."""
+
+    break_it: Mutation
+    noticed_by: tuple[str, ...]
+    plan: Plan
+
+
+CRASHES = Plan(crash=0.012, keeps_results=True, odd_tools=0.2)
+STOPS = Plan(stop=0.02, odd_tools=0.0)
+
+
+def no_fence() -> AbstractContextManager[Any]:
+    """A commit is written whoever owns the run by now."""
+    return patch.object(Postgres, "passes", lambda self, one: one.run_id in self.runs)
+
+
+def no_freshness_check() -> AbstractContextManager[Any]:
+    """A call is written however old the lease."""
+
+    def permit(self: Host, actor: Actor, effect: Effect) -> bool:
+        return bool(self._intending) and self._residents.get(actor.id) is actor
+
+    return patch.object(Host, "_permit", permit)
+
+
+def letters_deleted_first() -> AbstractContextManager[Any]:
+    """Letters are deleted before what they led to is committed."""
+    commit = Host._commit
+
+    async def deleting(self: Host, lane: Any, queue: Any) -> None:
+        class Hasty:
+            async def commit(_, batch: Sequence[Any]) -> Any:  # noqa: N805 - self is the host here
+                ids = {one.run_id for one in batch}
+                read = await self._inbox.read(list(ids))
+                await self._inbox.after(
+                    {run_id: [entry[0] for entry in letters] for run_id, letters in read.items()}, {}
+                )
+                return await lane.commit(batch)
+
+        await commit(self, Hasty(), queue)  # type: ignore[arg-type] # a lane is what commits
+
+    return patch.object(Host, "_commit", deleting)
+
+
+def effects_remembered() -> AbstractContextManager[Any]:
+    """What is owed is noted when it comes up, and not read off the state that the next owner finds."""
+    owed = Actor.owed
+
+    def remembered(self: Actor, *now: Any) -> list[Effect]:
+        before = self.run.attempt is None or self.run.attempt.epoch == self.epoch
+        return owed(self, *now) if before else []
+
+    return patch.object(Actor, "owed", remembered)
+
+
+def no_sweep() -> AbstractContextManager[Any]:
+    """Nobody repairs what signals missed."""
+
+    async def once(self: Sweep) -> None:
+        pass
+
+    return patch.object(Sweep, "once", once)
+
+
+def sent_again_after_a_crash() -> AbstractContextManager[Any]:
+    """An intent that another owner left is carried out by whoever finds it."""
+
+    def mine(run: Run, epoch: Epoch, *now: Any) -> tuple[Effect, ...]:
+        attempt = run.attempt
+        if attempt is not None and attempt.canceling is None:
+            epoch = attempt.epoch
+        return effects(run, epoch, *now)
+
+    return patch.object(actor_room, "effects", mine)
+
+
+def decided_without_the_seen_seq() -> AbstractContextManager[Any]:
+    """Whatever its author saw, a command is decided on the pause of the moment."""
+    check = decide._not_at_that_pause
+
+    def careless(run: Run, command: Any) -> Any:
+        return check(run, changed(command, seen_seq=run.paused_seq))
+
+    return patch.object(decide, "_not_at_that_pause", careless)
+
+
+def letters_deleted_unasked() -> AbstractContextManager[Any]:
+    """Letters that mean nothing to an owner are deleted without asking whether it still is the owner."""
+
+    async def ours(self: Host, turns: Sequence[Any]) -> list[Any]:
+        return list(turns)
+
+    return patch.object(Host, "_still_ours", ours)
+
+
+def leases_kept_after_a_failed_claim() -> AbstractContextManager[Any]:
+    """Who could not claim a run keeps its lease until that runs out."""
+
+    async def kept(self: Ownership, mine: Any) -> None:
+        raise StoreUnavailable("as it was: the offers stay taken")
+
+    return patch.object(Ownership, "_offer_again", kept)
+
+
+def nobody_called_after_a_fallen_lease() -> AbstractContextManager[Any]:
+    """Giving up a lease that has run out meanwhile is taken for an offer to the others, which it is not."""
+    release = Redis._release
+
+    def polite(self: Redis, run_id: Any, value: str, force: bool) -> str:
+        return "r" if force and self.holder(run_id) is None else release(self, run_id, value, force)
+
+    return patch.object(Redis, "_release", polite)
+
+
+MUTATIONS: dict[str, Case] = {
+    "no fence": Case(no_fence, ("two events", "seq_is_dense", "for ever"), STOPS),
+    "no freshness check before the write": Case(
+        no_freshness_check, ("nothing_leaves_under_a_stale_lease",), replace(STOPS, slow=0.05)
+    ),
+    "delete letters before commit": Case(
+        letters_deleted_first, ("no_result_is_lost",), replace(CRASHES, keeps_results=False)
+    ),
+    "remember effects instead of deriving": Case(
+        effects_remembered, ("no_result_goes_unasked",), replace(CRASHES, event_lost=0.3)
+    ),
+    "no sweep": Case(no_sweep, ("not quiet",), CRASHES),
+    "re-send after a crash": Case(
+        sent_again_after_a_crash, ("nothing_is_sent_twice",), replace(CRASHES, odd_tools=0.8)
+    ),
+    "decide without the seen seq": Case(
+        decided_without_the_seen_seq, ("commands_get_one_verdict",), Plan(people=2, odd_tools=0.7, runs=3)
+    ),
+}

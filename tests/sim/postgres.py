@@ -1,0 +1,308 @@
+"""Postgres in memory: the rows that the runtime relies on, the fence, claims, commands and the log.
+
+``Postgres`` is the server: each method is one statement. ``Claims`` and ``Lane`` double the store's classes of these
+names and pass ``tests/store/test_conformance``; the lane keeps the real one's whole way of finding out what became of
+a commit. What a real server would refuse, and what no fenced engine can ask for, is kept in ``refused``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from msgspec.structs import fields, replace
+
+from daemon.machine.commands import Command, CommandId, Epoch, RunId
+from daemon.machine.record import EventRow, Known, StepRow, Transition, VerdictRow
+from daemon.machine.spec import WorkflowSpec
+from daemon.machine.state import PAST_KEPT, TERMINAL, Attempt, Run, StepState, new_run
+from daemon.store import journal
+from daemon.store.claims import FREE_TAKEOVERS, TAKEOVER_PAUSE_MAX_S, TAKEOVER_PAUSE_S
+from daemon.store.sql import WHERE_IT_STANDS
+from tests.sim.line import Connection
+
+PLACES = {one.name for one in fields(Command)}
+
+
+@dataclass(slots=True)
+class CommandRow:
+    """A command, when it was written (epoch ms), and every verdict that passed the fence, with its transition."""
+
+    command: Command
+    created_at: int
+    verdicts: list[tuple[VerdictRow, Transition]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RunRow:
+    """The hot row and what hangs on it. ``head`` carries the columns; its steps and attempts are not looked at."""
+
+    head: Run
+    epoch: int = 0
+    owner: str | None = None
+    wake_at: int | None = None
+    recoveries: int = 0
+    last_at: int = 0
+    steps: dict[int, StepRow] = field(default_factory=dict)
+    attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
+    log: list[tuple[EventRow, int]] = field(default_factory=list)
+    moments: dict[int, float] = field(default_factory=dict)
+    """When each seq was committed, by ``Postgres.moment``."""
+    commands: list[CommandRow] = field(default_factory=list)
+
+    def read(self) -> Run:
+        """The run, from its rows alone."""
+        steps = list(new_run_like(self.head).steps)
+        for row in self.steps.values():
+            steps[row.step_index] = _step_state(row)
+        newest = [self.attempts[place] for place in sorted(self.attempts, reverse=True)[: PAST_KEPT + 1]]
+        return replace(
+            self.head,
+            steps=tuple(steps),
+            attempt=newest[0] if newest else None,
+            past=tuple(newest[1:]),
+            last_at=self.last_at,
+        )
+
+
+def new_run_like(run: Run) -> Run:
+    """The same run before anything happened to it."""
+    return new_run(run_id=run.id, workflow_id=run.workflow_id, user_id=run.user_id, nonce=run.nonce, spec=run.spec)
+
+
+def _step_state(row: StepRow) -> StepState:
+    columns = row._asdict()
+    del columns["step_index"], columns["step_id"]
+    return StepState(**{name.removesuffix("_ms"): value for name, value in columns.items()})
+
+
+class Postgres:
+    """The server. ``now_ms``: its clock, epoch ms."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self.now_ms = now_ms
+        self.runs: dict[RunId, RunRow] = {}
+        self.refused: list[str] = []
+        self.moment: Callable[[], float] = lambda: 0.0
+        """A time that no clock jump touches, for whoever judges afterwards."""
+
+    def create(
+        self, *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, snapshot: str, command_id: UUID
+    ) -> None:
+        """A run and its start command."""
+        spec = WorkflowSpec.model_validate_json(snapshot)
+        run = new_run(run_id=run_id, workflow_id=workflow_id, user_id=user_id, nonce=nonce, spec=spec)
+        now = self.now_ms()
+        self.runs[run_id] = RunRow(run, wake_at=now, last_at=now)
+        self.add_command(CommandId(command_id), run_id, "start", {}, None, user_id)
+
+    def add_command(
+        self,
+        command_id: CommandId,
+        run_id: RunId,
+        kind: Any,
+        payload: Mapping[str, Any],
+        seen_seq: int | None,
+        issued_by: str,
+    ) -> None:
+        about = {name: value for name, value in payload.items() if name in PLACES}
+        command = Command(id=command_id, kind=kind, seen_seq=seen_seq, issued_by=issued_by, **about)
+        self.runs[run_id].commands.append(CommandRow(command, self.now_ms()))
+
+    def claim(self, wanted: Mapping[RunId, str]) -> list[tuple[RunId, Epoch, str]]:
+        claimed = []
+        for run_id in sorted(wanted.keys() & self.runs.keys()):
+            row = self.runs[run_id]
+            if row.owner is not None and row.wake_at is not None and row.wake_at > self.now_ms():
+                continue  # it was taken over too often without getting anywhere: not yet
+            taken_over, times = row.owner is not None, row.recoveries
+            row.epoch, row.owner, row.wake_at = row.epoch + 1, wanted[run_id], None
+            row.recoveries = times + 1 if taken_over else 0
+            if taken_over and times >= FREE_TAKEOVERS:
+                pause_s = min(TAKEOVER_PAUSE_S * 2 ** min(times - FREE_TAKEOVERS, 30), TAKEOVER_PAUSE_MAX_S)
+                row.wake_at = self.now_ms() + int(pause_s * 1000)
+            claimed.append((run_id, Epoch(row.epoch), wanted[run_id]))
+        return claimed
+
+    def load(self, claimed: Sequence[tuple[RunId, Epoch, str]]) -> tuple[list[tuple[Run, Epoch]], int]:
+        return [(self.runs[run_id].read(), epoch) for run_id, epoch, _ in claimed], self.now_ms()
+
+    def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None, int]]) -> set[RunId]:
+        moved = set()
+        for run_id, epoch, owner, wake_at, last_seq in given:
+            if self.holds(run_id, epoch, owner) and self.runs[run_id].head.last_seq == last_seq:
+                row = self.runs[run_id]
+                row.owner, row.wake_at, row.recoveries = None, wake_at, 0
+                moved.add(run_id)
+        return moved
+
+    def behind(self, known: Sequence[Known]) -> set[RunId]:
+        """Runs of which an owner knows more than stands here. This server loses nothing, so there are none."""
+        rows = [(one, self.runs[one.run_id]) for one in known]
+        lost = {one.run_id for one, row in rows if row.epoch < one.epoch or row.head.last_seq < one.last_seq}
+        self.refused += [f"{run_id} is said to have lost commits" for run_id in lost]
+        return lost
+
+    def holds(self, run_id: RunId, epoch: int, owner: str) -> bool:
+        """Whether nobody has claimed the run since."""
+        row = self.runs.get(run_id)
+        return row is not None and (row.epoch, row.owner) == (epoch, owner)
+
+    def passes(self, one: Transition) -> bool:
+        """The fence: WHERE id, epoch, owner, last_seq."""
+        return self.holds(one.run_id, one.epoch, one.owner) and self.runs[one.run_id].head.last_seq == one.expected_seq
+
+    def commit(self, batch: Sequence[Transition]) -> dict[RunId, int]:
+        """One statement: what passes the fence is written, whole. Answers (run → now)."""
+        moved = [one for one in batch if self.passes(one)]
+        for one in moved:
+            self._write(one)
+        return {one.run_id: self.now_ms() for one in moved}
+
+    def _write(self, one: Transition) -> None:
+        row = self.runs[one.run_id]
+        if row.head.status in TERMINAL and row.head.status != one.run.status:
+            self.refused.append(f"{one.run_id} was {row.head.status} for ever and became {one.run.status}")
+        known = {seq for (seq, _, _), _ in row.log}
+        self.refused += [f"{one.run_id} has two events {e.seq}" for e in one.events if e.seq in known]
+        row.head, row.last_at, row.recoveries, row.wake_at = one.run, one.at, 0, None
+        row.steps.update({step.step_index: step for step in one.steps})
+        row.attempts.update({(a.attempt.step_index, a.attempt.index): a.attempt for a in one.attempts})
+        row.log += [(event, one.at) for event in one.events]
+        row.moments.update((event.seq, self.moment()) for event in one.events)
+        decided = {verdict.command_id: verdict for verdict in one.verdicts}
+        for command in row.commands:
+            if command.command.id in decided:
+                command.verdicts.append((decided[command.command.id], one))
+
+    def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]:
+        found = {run_id: [c.command for c in self.runs[run_id].commands if not c.verdicts] for run_id in run_ids}
+        return {run_id: commands for run_id, commands in found.items() if commands}
+
+    def due(self, limit: int) -> list[RunId]:
+        now = self.now_ms()
+        waking = [(row.wake_at, i) for i, row in self.runs.items() if row.owner is None and row.wake_at is not None]
+        return [run_id for at, run_id in sorted(waking) if at <= now][:limit]
+
+    def wake_waiting(self) -> None:
+        for row in self.runs.values():
+            if row.owner is None and row.wake_at is not None:
+                row.wake_at = min(row.wake_at, self.now_ms())
+
+    def owned(self, after: UUID, limit: int) -> list[RunId]:
+        return sorted(run_id for run_id, row in self.runs.items() if row.owner is not None and run_id > after)[:limit]
+
+    def owned_by(self, nodes: Sequence[str], limit: int) -> list[RunId]:
+        rows = sorted(self.runs.items(), key=lambda item: item[1].last_at)
+        return [run_id for run_id, row in rows if row.owner is not None and row.owner.split("/")[0] in nodes][:limit]
+
+    def commanded(self, older_than_s: float, limit: int) -> list[RunId]:
+        since = self.now_ms() - older_than_s * 1000
+        waiting = [(c.created_at, i) for i, row in self.runs.items() for c in row.commands if not c.verdicts]
+        oldest: dict[RunId, int] = {}
+        for at, run_id in sorted(waiting):
+            oldest.setdefault(run_id, at)
+        return [run_id for run_id, at in oldest.items() if at < since][:limit]
+
+
+class Claims:
+    """Doubles ``daemon.store.claims.Claims``."""
+
+    def __init__(self, connection: Connection[Postgres]) -> None:
+        self._line, self._server = connection.line, connection.server
+
+    async def claim(self, wanted: Mapping[RunId, str]) -> tuple[list[tuple[Run, Epoch]], int]:
+        claimed = await self._line.ask("claim", lambda: self._server.claim(wanted))
+        if not claimed:
+            return [], 0
+        return await self._line.ask("load", lambda: self._server.load(claimed))
+
+    async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None, int]]) -> set[RunId]:
+        return await self._line.ask("release", lambda: self._server.release(given))
+
+    async def park_lost(self, known: Sequence[Known]) -> set[RunId]:
+        return await self._line.ask("park lost", lambda: self._server.behind(known))
+
+    async def still_held(self, held: Sequence[tuple[RunId, str, Epoch]]) -> set[RunId]:
+        server = self._server
+        return await self._line.ask(
+            "still held", lambda: {i for i, owner, epoch in held if server.holds(i, epoch, owner)}
+        )
+
+    async def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]:
+        return await self._line.ask("open commands", lambda: self._server.open_commands(run_ids))
+
+    async def due(self, limit: int) -> list[RunId]:
+        return await self._line.ask("due", lambda: self._server.due(limit))
+
+    async def wake_waiting(self) -> None:
+        await self._line.ask("wake waiting", self._server.wake_waiting)
+
+    async def owned(self, after: UUID, limit: int) -> list[RunId]:
+        return await self._line.ask("owned", lambda: self._server.owned(after, limit))
+
+    async def owning_nodes(self) -> list[str]:
+        rows = self._server.runs.values()
+        return await self._line.ask(
+            "owning nodes", lambda: sorted({row.owner.split("/")[0] for row in rows if row.owner})
+        )
+
+    async def owned_by(self, nodes: Sequence[str], limit: int) -> list[RunId]:
+        return await self._line.ask("owned by", lambda: self._server.owned_by(nodes, limit))
+
+    async def commanded(self, older_than_s: float, limit: int) -> list[RunId]:
+        return await self._line.ask("commanded", lambda: self._server.commanded(older_than_s, limit))
+
+    async def ensure_partitions(self, months_ahead: int) -> int:
+        return await self._line.ask("partitions", lambda: 0)
+
+
+class Poison:
+    """Doubles ``daemon.store.poison.Poison``: no letter here is one that nobody can take."""
+
+    def __init__(self, connection: Connection[Postgres]) -> None:
+        self._line, self._server = connection.line, connection.server
+
+    async def keep(self, letters: Iterable[tuple[RunId, bytes, str]]) -> None:
+        told = [f"{run_id}: a letter was set aside: {why}" for run_id, _, why in letters]
+        await self._line.ask("set aside", lambda: self._server.refused.extend(told))
+
+
+class Runs:
+    """Doubles of ``daemon.store.runs.Runs`` what creates a run."""
+
+    def __init__(self, connection: Connection[Postgres]) -> None:
+        self._line, self._server = connection.line, connection.server
+
+    async def create(self, **columns: Any) -> None:
+        await self._line.ask("create", lambda: self._server.create(**columns))
+
+
+class Lane(journal.Lane):
+    """The store's own lane, with its two statements answered by the double. A lost answer raises an OSError."""
+
+    def __init__(self, connection: Connection[Postgres]) -> None:
+        super().__init__("in memory")
+        self._line, self._server = connection.line, connection.server
+
+    async def _commit_once(self, batch: list[Transition]) -> dict[RunId, int]:
+        return await self._line.ask("commit", lambda: self._server.commit(batch))
+
+    async def _connected(self) -> Any:
+        return self
+
+    def _drop(self) -> None:
+        pass
+
+    async def fetch(self, statement: str, run_ids: Sequence[RunId]) -> list[dict[str, Any]]:
+        assert statement == WHERE_IT_STANDS, "the lane asks nothing else"
+        return await self._line.ask(
+            "where it stands", lambda: [self._stand(i) for i in run_ids if i in self._server.runs]
+        )
+
+    def _stand(self, run_id: RunId) -> dict[str, Any]:
+        row = self._server.runs[run_id]
+        now_ms = self._server.now_ms()
+        return {"id": run_id, "epoch": row.epoch, "owner": row.owner, "last_seq": row.head.last_seq, "now_ms": now_ms}

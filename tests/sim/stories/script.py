@@ -1,0 +1,72 @@
+"""What stories are told with: a universe without chance, strokes of fate at chosen moments, letters by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from daemon.fabric.inbox import Post
+from daemon.machine.commands import Mark, RunId
+from tests.sim.faults import Plan
+from tests.sim.gateway import AGENT
+from tests.sim.postgres import RunRow
+from tests.sim.universe import Universe
+
+LOOK_S = 0.002
+
+
+class Story:
+    """A universe of so many hosts in which nothing happens by itself; ``plan`` says more about it."""
+
+    def __init__(self, *, hosts: int, seed: int = 1, **plan: Any) -> None:
+        self.universe = Universe(seed, Plan(hosts=hosts, runs=0, people=0, trouble_s=20.0, finishes=False, **plan))
+        self.world, self.servers = self.universe.world, self.universe.servers
+
+    def run_of(self, *tools: str, timeout_ms: int = 8000) -> RunId:
+        """A run that calls these tools of the agent, one after the other."""
+        return self.universe.create_run(
+            *(
+                {
+                    "id": f"s{number}",
+                    "name": f"Step {number}",
+                    "tool_config": {"agent_id": AGENT, "tool_name": tool, "timeout_ms": timeout_ms},
+                }
+                for number, tool in enumerate(tools)
+            )
+        )
+
+    def when(self, holds: Callable[[], Any], do: Callable[[], None]) -> None:
+        """As soon as it holds, once."""
+        if holds():
+            do()
+        else:
+            self.world.after(LOOK_S, lambda: self.when(holds, do))
+
+    def row(self, run_id: RunId) -> RunRow:
+        return self.servers.store.runs[run_id]
+
+    def owner(self, run_id: RunId) -> str | None:
+        """The host that owns the run by Postgres."""
+        owner = self.row(run_id).owner
+        return owner.partition(".")[0] if owner is not None else None
+
+    def intended(self, run_id: RunId, step_index: int) -> bool:
+        """Whether a call of this step was intended."""
+        return (step_index, 0) in self.row(run_id).attempts
+
+    def at_rest(self, run_id: RunId) -> bool:
+        """Whether nobody owns the run."""
+        return self.row(run_id).owner is None and self.servers.redis.holder(run_id) is None
+
+    def letters(self, run_id: RunId) -> int:
+        """How many letters wait in its inbox."""
+        return len(self.servers.redis.inboxes.get(run_id, ()))
+
+    def tell_result(self, run_id: RunId, step_index: int, **payload: Any) -> None:
+        """The RESULT of a step's first call comes into the run's inbox."""
+        req_id = self.row(run_id).attempts[step_index, 0].req_id
+        letter = {"v": 1, "type": "RESULT", "agent_id": AGENT, "req_id": req_id, "payload": {"ok": True} | payload}
+        mark = Mark(int(self.world.now * 1000), 1)
+        self.servers.redis.append([Post(run_id, "h", orjson.dumps(letter), mark)], bound=100)
