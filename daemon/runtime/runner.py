@@ -40,6 +40,7 @@ from gateway_client import Gateways
 
 QUIET_S = 5.0
 RETURNED_S = 1.0
+"""What an agent that connected anew is given for sending its RESULTs again, before anybody asks about them."""
 
 
 class Runner:
@@ -117,11 +118,13 @@ class Runner:
         self._host.ask_again()
 
     def returned(self, agent_id: str) -> None:
-        """An agent connected anew: after a moment for the RESULTs that it sends again, ask about its calls here.
+        """An agent connected anew: after a moment for the RESULTs that it sends again, ask about its calls.
 
-        Runs elsewhere, and passive ones, ask at the next look of their own.
+        Runs that another node holds ask there if it hears too, or at the next look of their own.
         """
-        asyncio.get_running_loop().call_later(RETURNED_S, self._host.ask_again, agent_id)
+        loop = asyncio.get_running_loop()
+        loop.call_later(RETURNED_S, self._host.ask_again, agent_id)
+        loop.call_later(RETURNED_S, self._sweep.returned, agent_id)
 
     def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The long-lived parts by name; each runs until cancelled."""

@@ -66,6 +66,7 @@ class Sweep:
         self._partitions_at = 0.0
         self._periods = 0
         self._missed = False
+        self._returned: set[str] = set()
 
     async def run(self) -> None:
         """Look every period, with a jitter of a tenth so that nodes do not beat together."""
@@ -75,6 +76,10 @@ class Sweep:
                 if self._missed:
                     await self._claims.wake_waiting()
                     self._missed = False
+                elif self._returned:
+                    agents = frozenset(self._returned)
+                    await self._claims.wake_waiting(agents)
+                    self._returned -= agents
                 if await self._role.hold():
                     await self.once()
                     if loop.time() >= self._partitions_at:
@@ -87,6 +92,10 @@ class Sweep:
     def missed(self) -> None:
         """The Gateway was not heard for a while, so RESULTs of passive runs may have gone by: each shall ask."""
         self._missed = True
+
+    def returned(self, agent_id: str) -> None:
+        """An agent connected anew: the passive runs that wait for it shall ask what became of their calls."""
+        self._returned.add(agent_id)
 
     async def leave(self) -> None:
         """Give the role to another node at once; part of a drain."""

@@ -6,7 +6,7 @@ machine: row, snapshot, steps and its newest attempts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from daemon.machine.commands import Command, Epoch, RunId
@@ -87,10 +87,13 @@ class Claims:
         async with reading(self._pool) as connection:
             return [RunId(row["id"]) for row in await connection.fetch(sql.DUE, limit)]
 
-    async def wake_waiting(self) -> None:
-        """Make every passive run due that waits for an answer or an hour; those that wait for people have no hour."""
+    async def wake_waiting(self, agents: Collection[str] | None = None) -> None:
+        """Make every passive run due that waits for an answer or an hour; those that wait for people have no hour.
+
+        With ``agents``: only those whose present step is one of theirs.
+        """
         async with reading(self._pool) as connection:
-            await connection.execute(sql.WAKE_WAITING)
+            await connection.execute(sql.WAKE_WAITING, None if agents is None else list(agents))
 
     async def owned(self, after: UUID, limit: int) -> list[RunId]:
         """Runs with an owner, by id after ``after``: the sweep looks which of them have no lease."""

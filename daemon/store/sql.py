@@ -209,7 +209,11 @@ ORDER BY wake_at LIMIT $1
 
 WAKE_WAITING = """
 WITH waiting AS (
-    SELECT id FROM workflow_runs WHERE owner IS NULL AND wake_at > clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED
+    SELECT r.id FROM workflow_runs r
+    WHERE owner IS NULL AND wake_at > clock_timestamp() AND ($1::text[] IS NULL OR (
+        SELECT s.snapshot -> 'steps' -> r.current_step_index -> 'tool_config' ->> 'agent_id' = ANY($1)
+        FROM workflow_run_specs s WHERE s.run_id = r.id))
+    ORDER BY r.id FOR UPDATE OF r SKIP LOCKED
 )
 UPDATE workflow_runs r SET wake_at = clock_timestamp() FROM waiting WHERE r.id = waiting.id
 """

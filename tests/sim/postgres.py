@@ -7,7 +7,7 @@ a commit. What a real server would refuse, and what no fenced engine can ask for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -186,9 +186,11 @@ class Postgres:
         waking = [(row.wake_at, i) for i, row in self.runs.items() if row.owner is None and row.wake_at is not None]
         return [run_id for at, run_id in sorted(waking) if at <= now][:limit]
 
-    def wake_waiting(self) -> None:
+    def wake_waiting(self, agents: Collection[str] | None) -> None:
         for row in self.runs.values():
-            if row.owner is None and row.wake_at is not None:
+            step = row.head.step
+            meant = agents is None or (step is not None and step.tool_config.agent_id in agents)
+            if meant and row.owner is None and row.wake_at is not None:
                 row.wake_at = min(row.wake_at, self.now_ms())
 
     def owned(self, after: UUID, limit: int) -> list[RunId]:
@@ -237,8 +239,8 @@ class Claims:
     async def due(self, limit: int) -> list[RunId]:
         return await self._line.ask("due", lambda: self._server.due(limit))
 
-    async def wake_waiting(self) -> None:
-        await self._line.ask("wake waiting", self._server.wake_waiting)
+    async def wake_waiting(self, agents: Collection[str] | None = None) -> None:
+        await self._line.ask("wake waiting", lambda: self._server.wake_waiting(agents))
 
     async def owned(self, after: UUID, limit: int) -> list[RunId]:
         return await self._line.ask("owned", lambda: self._server.owned(after, limit))

@@ -141,5 +141,15 @@ async def test_who_waits_for_an_hour_to_come_is_not_due_before(memory: Book) -> 
     _, now_ms = await memory.claims.claim({story.run.id: OWNER})
     await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000, 0)])
     assert await memory.claims.due(10) == []
+    await memory.claims.wake_waiting({"agent-2"})
+    assert await memory.claims.due(10) == []
+    await memory.claims.wake_waiting({"agent-1"})
+    assert await memory.claims.due(10) == [story.run.id]
+
+
+async def test_all_who_wait_for_an_hour_can_be_woken(memory: Book) -> None:
+    story = await memory.open(step())
+    _, now_ms = await memory.claims.claim({story.run.id: OWNER})
+    await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000, 0)])
     await memory.claims.wake_waiting()
     assert await memory.claims.due(10) == [story.run.id]
