@@ -82,6 +82,15 @@ Where this differs from the first design, and why
   its RESULT would race our CANCEL and turn plain timeouts into unknown outcomes.
 * While a cancel is under way the result store is asked once more, whoever intended the call: a RESULT that the event
   stream dropped then still settles the attempt before the grace ends.
+* ``unknown`` is the one verdict that may still move. A RESULT that comes while the run stands still for it settles it
+  (``AttemptSettled``, told as ``tool.evidence`` with ``settles``) and the run goes on by itself; after a person's word
+  the same RESULT is evidence.
+* ``effects`` and ``deadline`` take ``now``: an attempt is looked at again at 30 s of age, then at twice the age each
+  time, for a day. That follows from its age, so nothing is stored and any owner owes the same look.
+* Whether a tool is harmless to repeat is a fact that may be missing (``runtime/catalogue`` learns it beside the calls).
+  Missing means no: then a person is asked.
+* The machine's values are msgspec structs, not dataclasses: ``replace`` costs a fifteenth. ``hear`` and ``settle``
+  answer each event with the state it led to, so that ``record`` need not fold it a second time.
 * Two rooms import redis: ``fabric`` for ours, and ``gateway_client/registry`` for the Gateways' own, which belongs to
   them and is only read. One room for each outside world.
 * Several Gateways: an ear for each, and one for their Redis. RESULTs and ACKs are taken from both, since a repeat is
