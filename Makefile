@@ -10,8 +10,11 @@ TEST_WORKERS ?= 2
 ARGS ?=
 # make lock UPGRADE=1 moves every package to its newest release; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
-# What make bench measures: a module of tests/bench.
-WHAT ?= upkeep
+# What make bench measures: all, or some of throughput latency flat capacity sse api upkeep profile. Its sizes are options
+# too (make bench WHAT=throughput RUNS=100 REPEATS=1), see Options in each module of tests/bench; SIZE=miniature: tiny.
+WHAT ?= all
+SIZES := RUNS STEPS INFLIGHT REPEATS FINISHED HOLD SETTLE PAUSED RATE SECONDS WATCHERS SLOW EVENTS CREATIONS READS \
+	RESIDENTS PASSIVE IDLE TTL TOP SPARE SIZE OUT
 
 UV := uv==0.13.9
 VENV := .venv
@@ -69,8 +72,8 @@ check-tidy: $(READY) ## Are the rules of taste kept (tests/test_tidy.py)?
 	$(call quietly,$(PY) -m pytest -q -p no:cacheprovider tests/test_tidy.py)
 
 .PHONY: bench
-bench: $(READY) ## Measure (WHAT=upkeep: what owning runs and not owning them costs)
-	@exec $(PY) -m tests.bench.$(WHAT)
+bench: $(READY) ## Measure all, or WHAT=throughput|latency|flat|capacity|sse|api|upkeep|profile
+	@exec $(PY) -m tests.bench $(WHAT) $(foreach name,$(SIZES),$(if $($(name)),$(name)='$($(name))'))
 
 ##@ Change
 
@@ -93,7 +96,7 @@ lock: $(PY) ## Remake ops/locks/ from pyproject.toml (UPGRADE=1: newest releases
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build output; .data/ stays
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.data/*' -prune -exec rm -rf {} +
 
 .PHONY: help
