@@ -10,7 +10,7 @@ import orjson
 from tests.bench.caller import Entry, call_apart
 from tests.bench.load import make_runs, spec, until
 from tests.bench.report import Report, percentile, processes_table
-from tests.bench.stack import Place, Stack, token
+from tests.bench.stack import Node, Place, Stack, token
 from tests.bench.thin import Client, request
 
 GOAL_CREATE_MS = 100.0
@@ -38,13 +38,7 @@ async def measure(stack: Stack, options: Options, report: Report) -> None:
     """One node, everything at once."""
     async with stack.place() as place:
         node = await place.start_node()
-        async with Client(node.port, most=1) as client:
-            body = {"title": "bench", "spec": spec(2, approval_policy="manual")}
-            status, said = await client.send(request("POST", "/v1/workflows", orjson.dumps(body), token=token()))
-            if status != 200:
-                raise RuntimeError(f"the workflow was answered {status}: {said!r}")
-            workflow = orjson.loads(said)["workflow_id"]
-        carried = await _steady(place, options)
+        workflow, carried = await make_workflow(node), await _steady(place, options)
         plan = _plan(options, workflow, carried)
         before, state = stack.usage(), await stack.state()
         found = await call_apart(node.port, token(), plan)
@@ -69,6 +63,16 @@ async def measure(stack: Stack, options: Options, report: Report) -> None:
     refused = sum(count for one in found.values() for status, count in one["statuses"].items() if status != "200")
     report.goal("requests not answered 200", refused, 0)
     report.raw["found"] = found
+
+
+async def make_workflow(node: Node) -> str:
+    """The id of a workflow whose first step waits for a person, made over HTTP."""
+    async with Client(node.port, most=1) as client:
+        body = {"title": "bench", "spec": spec(2, approval_policy="manual")}
+        status, said = await client.send(request("POST", "/v1/workflows", orjson.dumps(body), token=token()))
+    if status != 200:
+        raise RuntimeError(f"the workflow was answered {status}: {said!r}")
+    return str(orjson.loads(said)["workflow_id"])
 
 
 async def _steady(place: Place, options: Options) -> list[str]:

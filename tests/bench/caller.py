@@ -2,8 +2,9 @@
 
     python -m tests.bench.caller PORT < plan.json
 
-The plan is ``{"token": …, "entries": [[at_s, kind, method, path, body], …]}``, in order, times from the start; prints ``{kind: {"ms": […],
-"statuses": {…}}}``. A latency runs from the time in the plan to the answer, so a late start counts as slowness.
+The plan is ``{"token": …, "entries": [[at_s, kind, method, path, body], …]}``, entries in order, times from the start.
+Prints ``{kind: {"ms": […], "statuses": {…}}}``. A latency runs from the time in the plan to the answer, so a late start
+counts as slowness.
 """
 
 from __future__ import annotations

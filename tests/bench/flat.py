@@ -14,8 +14,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import asyncpg
+from asyncpg.connection import LoggedQuery
 
 from daemon.store.pool import open_pool
 from daemon.store.runs import Filter, Runs
@@ -31,7 +32,13 @@ QUERIES = 50
 LEAST_STEPS = 5
 COUNTS = True
 """The stack's Postgres counts statements."""
-STILL = {"sweep_period_s": 600, "lease_ttl_s": 600, "stale_after_s": 600, "log_hold_s": 5, "linger_s": 0.02}
+STILL: dict[str, Any] = {
+    "sweep_period_s": 600,
+    "lease_ttl_s": 600,
+    "stale_after_s": 600,
+    "log_hold_s": 5,
+    "linger_s": 0.02,
+}
 """Settings under which a node does nothing by the clock but its probes, so that what is counted belongs to the runs."""
 PROBE = re.compile(r"SELECT (\$1|1)$")
 BY_THE_CLOCK = frozenset({"redis: ping", "redis: info", "redis: config|resetstat"})
@@ -213,6 +220,7 @@ async def fill(place: Place, finished: int) -> int:
 async def queries(place: Place, report: Report) -> None:
     """The list of a user's runs and the inbox, as the API asks for them: time and plan."""
     some = await place.sql.fetchrow("SELECT workflow_id, created_at FROM workflow_runs WHERE status = 'paused' LIMIT 1")
+    assert some is not None
     asked = {
         "newest runs": Filter(),
         "newest finished": Filter(statuses=["completed"]),
@@ -223,9 +231,9 @@ async def queries(place: Place, report: Report) -> None:
     }
     pool = await open_pool(place.url, size=1, patience_s=10)
     runs, rows, worst, scans = Runs(pool), [], 0.0, 0
-    said: list[asyncpg.LoggedQuery] = []
+    said: list[LoggedQuery] = []
 
-    def note(record: asyncpg.LoggedQuery) -> None:
+    def note(record: LoggedQuery) -> None:
         if "FROM workflow_runs" in record.query:
             said.append(record)
 

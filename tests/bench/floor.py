@@ -90,7 +90,8 @@ class AiohttpCaller:
         self._results: dict[str, asyncio.Future[str]] = {}
 
     async def call(self, req_id: str, body: dict[str, Any]) -> str:
-        result = self._results[req_id] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._results[req_id] = result
         async with self._session.post(self._base + "/invoke", data=orjson.dumps(body)) as answer:
             assert answer.status == 202, answer.status
             await answer.read()
@@ -121,7 +122,8 @@ class ThinCaller:
         self.ready = asyncio.Event()
 
     async def call(self, req_id: str, body: dict[str, Any]) -> str:
-        result = self._results[req_id] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._results[req_id] = result
         status, _ = await self._client.send(request("POST", BRIDGE + "/invoke", orjson.dumps(body)))
         assert status == 202, status
         return await result

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from tests.bench.load import STUCK_S, clone, make_runs, spec, until
 from tests.bench.report import Report
@@ -66,7 +67,7 @@ async def passive(stack: Stack, options: Options) -> list[list[object]]:
 
 async def resident(stack: Stack, options: Options) -> list[list[object]]:
     """Upkeep while nothing happens, and what a takeover adds."""
-    settings = {"linger_s": 36_000, "residents": options.residents + PAGE, "lease_ttl_s": options.ttl}
+    settings: dict[str, Any] = {"linger_s": 36_000, "residents": options.residents + PAGE, "lease_ttl_s": options.ttl}
     async with stack.place() as place:
         first = await place.start_node("first", **settings)
         for made in range(0, options.residents, PAGE):

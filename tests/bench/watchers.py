@@ -2,8 +2,8 @@
 
     python -m tests.bench.watchers            (talks over its standard input and output, a line of JSON each)
 
-1. in: ``{"port", "token", "runs", "each", "slow"}``: so many watchers of each run; slow ones stop reading after the replay and
-   have the smallest receive buffer there is
+1. in: ``{"port", "token", "runs", "each", "slow"}``: so many watchers of each run; slow ones have the smallest receive
+   buffer there is, and stop reading after the replay
 2. out: ``{"connected": seconds}`` when every replay is done
 3. in: ``{"windows": [[from, to], …]}`` (epoch s), when every stream shall have ended
 4. out: ``{"windows": [{"deliveries", "ms": […]}, …], "seqs": {run: [[last seq, whether 1 … last in order], …]}}``
