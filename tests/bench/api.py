@@ -45,7 +45,7 @@ async def measure(stack: Stack, options: Options, report: Report) -> None:
         after, said_since = stack.usage(), (await stack.state())["said"] - state["said"]
         rate = said_since / (after.at - before.at)
         query = "SELECT count(*) FROM workflow_runs WHERE workflow_id = $1::text::uuid AND status = 'paused'"
-        await until(place, query, options.creations * options.seconds, workflow)
+        await until(place, query, found["create"]["statuses"].get("200", 0), workflow)
         warnings = await place.stop_nodes()
     rows: list[list[object]] = []
     for kind, one in found.items():

@@ -58,7 +58,10 @@ async def slow_tools(stack: Stack, options: Options, report: Report) -> None:
         called_s = clock() - began
         await asyncio.sleep(options.settle)
         before = stack.usage()
-        await asyncio.sleep(max(0.2, (options.hold - called_s - options.settle) * 0.9))
+        half_s = max(0.2, (options.hold - called_s - options.settle) * 0.45)
+        await asyncio.sleep(half_s)
+        middle = stack.usage()
+        await asyncio.sleep(half_s)
         after = stack.usage()
         disturbed = (await stack.state())["said"]
         await until(place, DONE, options.runs, within_s=options.hold + STUCK_S)
@@ -75,6 +78,8 @@ async def slow_tools(stack: Stack, options: Options, report: Report) -> None:
             ["waiting was watched for s", seconds],
             ["results said in that time", disturbed],
             *[[f"while waiting, % of a core: {name}", share] for name, share in shares.items()],
+            ["the node's in the first half, %", 100 * middle.since(before)["node"] / (middle.at - before.at)],
+            ["the node's in the second half, %", 100 * after.since(middle)["node"] / (after.at - middle.at)],
             ["all completed after s", whole_s],
             ["calls made twice", state["twice"]],
             ["peak RSS of the node, MB", final.rss_mb["node"]],

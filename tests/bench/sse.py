@@ -42,7 +42,7 @@ SELECT $2, g, e.event_type, e.payload, e.created_at FROM generate_series(1, $3::
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``make bench WHAT=sse WATCHERS=2000 RUNS=200 RATE=4000 SECONDS=20 SLOW=50 EVENTS=10000 SPARE=8``."""
+    """``make bench WHAT=sse WATCHERS=2000 RUNS=200 RATE=4000 SECONDS=20 SLOW=50 EVENTS=10000``."""
 
     watchers: int = 2000
     runs: int = 200
@@ -53,11 +53,13 @@ class Options:
     slow: int = 50
     events: int = 10_000
     """Of the replay."""
+    stall: float = 8.0
+    """Seconds until the buffers of the slow clients are full."""
     spare: float = 8.0
     """Seconds that the runs live longer than the windows and the connecting should need."""
 
 
-MINIATURE = Options(watchers=6, runs=3, rate=60, seconds=1, slow=2, events=300, spare=1.0)
+MINIATURE = Options(watchers=6, runs=3, rate=60, seconds=1, slow=2, events=300, stall=0.1, spare=0.3)
 
 
 class Watchers:
@@ -94,7 +96,7 @@ async def live(stack: Stack, options: Options, report: Report) -> None:
     """Watchers of live runs, in two windows."""
     each = max(1, options.watchers // options.runs)
     hold_ms = 1000 * EVENTS_A_STEP * options.runs * each // options.rate
-    lives_s = 2 * options.seconds + options.watchers / CONNECT_A_SECOND + options.spare
+    lives_s = 2 * options.seconds + options.stall + options.watchers / CONNECT_A_SECOND + options.spare
     of = spec(math.ceil(lives_s * 1000 / hold_ms), hold_ms=hold_ms)
     fast, slow = Watchers(), Watchers()
     try:
@@ -111,6 +113,7 @@ async def live(stack: Stack, options: Options, report: Report) -> None:
             before, windows = stack.usage(), [await _window(options.seconds)]
             loud = await make_runs(place, 1, _loud(lives_s))
             await slow.ask(plan | {"runs": [str(loud[0])], "each": options.slow, "slow": True})
+            await asyncio.sleep(options.stall)
             windows.append(await _window(options.seconds))
             after = stack.usage()
             found = await fast.ask({"windows": windows})
@@ -161,7 +164,7 @@ def _wrong(seqs: dict[str, list[tuple[int, bool]]], last: dict[str, int]) -> int
 async def replay(stack: Stack, options: Options, report: Report) -> None:
     """One client reads the whole log of a finished run."""
     async with stack.place() as place:
-        node = await place.start_node()
+        node = await place.start_node(linger_s=0.1)
         long = await _long_run(place, options.events)
         rates = []
         for _ in range(REPLAYS):

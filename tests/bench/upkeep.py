@@ -24,7 +24,7 @@ COMMITS = "SELECT sum(xact_commit)::bigint FROM pg_stat_database"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``make bench WHAT=upkeep RESIDENTS=10000 PASSIVE=100000 IDLE=20 TTL=10``."""
+    """``make bench WHAT=upkeep RESIDENTS=10000 PASSIVE=100000 IDLE=20``."""
 
     residents: int = 10_000
     passive: int = 100_000
@@ -32,10 +32,11 @@ class Options:
     """Seconds of watching."""
     settle: float = 5.0
     ttl: float = 10.0
-    """Seconds that a lease lasts; the default of the setting."""
+    sweep: float = 2.0
+    """Seconds that a lease lasts, and between two sweeps; the defaults of the settings."""
 
 
-MINIATURE = Options(residents=10, passive=20, idle=0.3, settle=0.1, ttl=0.5)
+MINIATURE = Options(residents=10, passive=20, idle=0.3, settle=0.1, ttl=0.5, sweep=0.1)
 
 
 async def measure(stack: Stack, options: Options, report: Report) -> None:
@@ -67,7 +68,12 @@ async def passive(stack: Stack, options: Options) -> list[list[object]]:
 
 async def resident(stack: Stack, options: Options) -> list[list[object]]:
     """Upkeep while nothing happens, and what a takeover adds."""
-    settings: dict[str, Any] = {"linger_s": 36_000, "residents": options.residents + PAGE, "lease_ttl_s": options.ttl}
+    settings: dict[str, Any] = {
+        "linger_s": 36_000,
+        "residents": options.residents + PAGE,
+        "lease_ttl_s": options.ttl,
+        "sweep_period_s": options.sweep,
+    }
     async with stack.place() as place:
         first = await place.start_node("first", **settings)
         for made in range(0, options.residents, PAGE):
