@@ -20,7 +20,7 @@ from asyncpg.connection import LoggedQuery
 
 from daemon.store.pool import open_pool
 from daemon.store.runs import Filter, Runs
-from tests.bench.load import TABLES, carry, clone, make_runs, spec, until
+from tests.bench.load import TABLES, Carried, carry, clone, make_runs, spec, until
 from tests.bench.report import Report, median, percentile
 from tests.bench.stack import DRIVER, USER, Place, Stack
 
@@ -41,6 +41,7 @@ STILL: dict[str, Any] = {
 }
 """Settings under which a node does nothing by the clock but its probes, so that what is counted belongs to the runs."""
 PROBE = re.compile(r"SELECT (\$1|1)$")
+BY_THE_CLOCK_HZ = 3
 BY_THE_CLOCK = frozenset({"redis: ping", "redis: info", "redis: config|resetstat"})
 STATEMENTS = """
 SELECT regexp_replace(query, '\\s+', ' ', 'g') AS query, sum(calls)::bigint AS calls, sum(wal_bytes)::bigint AS wal
@@ -79,6 +80,7 @@ class Cost:
     counts: dict[str, float]
     sizes: dict[str, float]
     gap_ms: float
+    seconds: float
 
 
 def a_step(whole: Mapping[str, float], base: Mapping[str, float], steps: int) -> dict[str, float]:
@@ -87,11 +89,12 @@ def a_step(whole: Mapping[str, float], base: Mapping[str, float], steps: int) ->
     return {name: round((whole.get(name, 0) - base.get(name, 0)) / (steps - 1), 6) for name in names}
 
 
-def whole(value: float, steps: int) -> float:
-    """A count of a step as the whole number that it is, if what remains is less than one a run: a lease renewed in
-    between, or a connection opened, is no cost of steps.
+def whole(value: float, steps: int, seconds: float) -> float:
+    """A count of a step as the whole number that it is, if what remains is no cost of steps: less than one a run (a
+    connection that was opened) and ``BY_THE_CLOCK_HZ`` a second of the run (leases, roles and beacons renewed, probes).
     """
-    return round(value) if abs(value - round(value)) * (steps - 1) < 1 else value
+    rest = abs(value - round(value)) * (steps - 1)
+    return round(value) if rest < 1 + BY_THE_CLOCK_HZ * seconds else value
 
 
 async def measure(stack: Stack, options: Options, report: Report) -> None:
@@ -111,7 +114,7 @@ async def costs_by_length(stack: Stack, options: Options, report: Report) -> Non
     rows: list[list[object]] = []
     uneven = 0
     for name in sorted({name for one in counts.values() for name in one}):
-        values = [whole(one.get(name, 0.0), steps) for steps, one in counts.items()]
+        values = [whole(one.get(name, 0.0), steps, costs[steps].seconds) for steps, one in counts.items()]
         uneven += len(set(values)) > 1
         if any(values):
             rows.append([name, *values, "" if len(set(values)) == 1 else "differs"])
@@ -140,7 +143,7 @@ async def cost(stack: Stack, steps: int, *, runs: int) -> Cost:
         await _carry_one(place, steps)  # connections, prepared statements, first pages; its rows are counted
         await place.sql.execute("SELECT pg_stat_statements_reset()")
         await stack.redis.config_resetstat()
-        gaps = [gap for _ in range(runs) for gap in await _carry_one(place, steps)]
+        carried = [await _carry_one(place, steps) for _ in range(runs)]
         counts, sizes = await _redis(stack)
         for row in await place.sql.fetch(STATEMENTS, DRIVER):
             if not PROBE.match(row["query"]):
@@ -152,13 +155,14 @@ async def cost(stack: Stack, steps: int, *, runs: int) -> Cost:
         await place.sql.execute("SELECT pg_stat_force_next_flush()")
         for name, value in (await _rows(place)).items():
             (sizes if name == "tables" else counts)[name] = (value - before.get(name, 0)) / (runs + 1)
-    return Cost(counts, sizes, percentile(gaps, 0.5))
+    gaps = [gap for one in carried for gap in one.gaps_ms]
+    return Cost(counts, sizes, percentile(gaps, 0.5), median([one.seconds for one in carried]))
 
 
-async def _carry_one(place: Place, steps: int) -> list[float]:
+async def _carry_one(place: Place, steps: int) -> Carried:
     carried = await carry(place, spec(steps), runs=1, inflight=1)
     await until(place, "SELECT 1 - count(*) FROM workflow_runs WHERE owner IS NOT NULL", 1)
-    return carried.gaps_ms
+    return carried
 
 
 async def _redis(stack: Stack) -> tuple[dict[str, float], dict[str, float]]:
