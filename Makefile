@@ -10,14 +10,16 @@ TEST_WORKERS ?= 2
 ARGS ?=
 # make lock UPGRADE=1 moves every package to its newest release; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
+# What make bench measures: all, or some of throughput latency flat capacity sse api upkeep profile. Its sizes are options
+# too (make bench WHAT=throughput RUNS=100 REPEATS=1), see Options in each module of tests/bench; SIZE=miniature: tiny.
+WHAT ?= all
+SIZES := RUNS STEPS INFLIGHT REPEATS FINISHED HOLD SETTLE PAUSED RATE SECONDS WATCHERS SLOW EVENTS CREATIONS READS \
+	RESIDENTS PASSIVE IDLE TTL SWEEP TOP LOAD STALL SPARE SIZE OUT
 # make sim SEEDS=500 plays seeds 0..499; SEEDS=417..417 plays that one again.
 SEEDS ?= 500
-# What make bench measures: a module of tests/bench.
-WHAT ?= upkeep
-# make chaos SEED=7 repeats a storm (empty: a new one); MINUTES: about how long all of it takes; RUNS: how many runs.
+# make chaos SEED=7 repeats a storm (empty: a new one); MINUTES: about how long all of it takes; RUNS: how many runs, 204.
 SEED ?=
 MINUTES ?= 2
-RUNS ?= 204
 
 UV := uv==0.13.9
 VENV := .venv
@@ -79,12 +81,12 @@ check-tidy: $(READY) ## Are the rules of taste kept (tests/test_tidy.py)?
 	$(call quietly,$(PY) -m pytest -q -p no:cacheprovider tests/test_tidy.py)
 
 .PHONY: bench
-bench: $(READY) ## Measure (WHAT=upkeep: what owning runs and not owning them costs)
-	@exec $(PY) -m tests.bench.$(WHAT)
+bench: $(READY) ## Measure all, or WHAT=throughput|latency|flat|capacity|sse|api|upkeep|profile
+	@exec $(PY) -m tests.bench $(WHAT) $(foreach name,$(SIZES),$(if $($(name)),$(name)='$($(name))'))
 
 .PHONY: chaos
 chaos: $(READY) ## Kill, stop and restart real processes under many runs (SEED=, MINUTES=2, RUNS=204)
-	@exec $(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --runs $(RUNS)
+	@exec $(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --runs $(or $(RUNS),204)
 
 ##@ Change
 
@@ -108,7 +110,7 @@ lock: $(PY) ## Remake ops/locks/ from pyproject.toml (UPGRADE=1: newest releases
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build output; .data/ stays
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.data/*' -prune -exec rm -rf {} +
 
 .PHONY: help

@@ -22,6 +22,7 @@ from daemon.dev.agent import Emit, ToolFailure
 from daemon.dev.envelope import Json, encode, envelope
 from daemon.dev.scripted_agent import ScriptedAgent, text_result
 from daemon.dev.tunnel import Execution, Tunnel
+from daemon.dev.weather import Weather
 from tests.chaos.gateway import LINE_BYTES
 
 AGENT = "agent-1"
@@ -106,7 +107,7 @@ class Uplink:
 
     def __init__(self, tools: ChaosTools, ledger: Ledger, link: Path) -> None:
         self._link = link
-        self._tunnel = Tunnel(tools, self._publish, ledger)
+        self._tunnel = Tunnel(tools, self._publish, ledger, Weather())
         self._pending: dict[str, Json] = {}
         """RESULTs that no Gateway has acknowledged, oldest first."""
         self._writer: asyncio.StreamWriter | None = None

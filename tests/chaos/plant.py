@@ -76,6 +76,7 @@ class Plant:
         self._processes["agent"] = await self.nursery.bear(
             "agent", "tests.chaos.agent", *agent, log=self.logs / "agent.log"
         )
+        await self._processes["agent"].ready("agent ready")
         await asyncio.gather(*(self._begin(name) for name in NODES))
 
     async def stop(self) -> None:

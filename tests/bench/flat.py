@@ -1,0 +1,263 @@
+"""Flat costs: a step costs the same in a long run as in a short one, and in full tables as in empty ones.
+
+1. Rows, statements and Redis commands of a further step, at 10, 100 and 1,000 steps a run: counted by Postgres and
+   Redis, runs one after another on one node. What a run costs by itself (claim, start, end) is taken off by the count
+   of runs of one step: cost(N) − cost(1), divided by N − 1.
+2. Steps a second on one node over empty tables and over full ones, in turn; full: finished runs cloned from real ones.
+3. The queries of lists and the inbox over the full tables: their time, and whether their plans read whole tables.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asyncpg.connection import LoggedQuery
+
+from daemon.store.pool import open_pool
+from daemon.store.runs import Filter, Runs
+from tests.bench.load import TABLES, Carried, carry, clone, make_runs, spec, until
+from tests.bench.report import Report, median, percentile
+from tests.bench.stack import DRIVER, USER, Place, Stack
+
+GOAL_BYTES = 0.10
+GOAL_TIME = 0.25
+GOAL_QUERY_MS = 10.0
+CLONED_STEPS = 2
+QUERIES = 50
+LEAST_STEPS = 5
+COUNTS = True
+"""The stack's Postgres counts statements."""
+STILL: dict[str, Any] = {
+    "sweep_period_s": 600,
+    "lease_ttl_s": 600,
+    "stale_after_s": 600,
+    "log_hold_s": 5,
+    "linger_s": 0.02,
+}
+"""Settings under which a node does nothing by the clock but its probes, so that what is counted belongs to the runs."""
+PROBE = re.compile(r"SELECT (\$1|1)$")
+BY_THE_CLOCK_HZ = 3
+BY_THE_CLOCK = frozenset({"redis: ping", "redis: info", "redis: config|resetstat"})
+STATEMENTS = """
+SELECT regexp_replace(query, '\\s+', ' ', 'g') AS query, sum(calls)::bigint AS calls, sum(wal_bytes)::bigint AS wal
+FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND userid <> $1::text::regrole GROUP BY 1
+"""
+ROWS = """
+SELECT regexp_replace(relname, '_(\\d{4}_\\d\\d|default)$', '') AS name, sum(n_tup_ins)::bigint AS inserted,
+    sum(n_tup_upd)::bigint AS updated, sum(pg_relation_size(relid) + pg_indexes_size(relid))::bigint AS size
+FROM pg_stat_user_tables WHERE relname LIKE 'workflow_run%' GROUP BY 1
+"""
+EVERYTHING = ("workflow_runs", *(f"workflow_run_{table}" for table in TABLES))
+WHOLE_TABLE = re.compile(r'"Node Type": "Seq Scan",[^}]*?"Relation Name": "workflow_run')
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``make bench WHAT=flat STEPS=1000 RUNS=1000 FINISHED=100000 REPEATS=3``."""
+
+    steps: int = 1000
+    """The longest run; the others have a tenth and a hundredth of it."""
+    finished: int = 100_000
+    """Finished runs of 2 steps (12 events) in the full tables."""
+    runs: int = 500
+    inflight: int = 200
+    repeats: int = 3
+
+
+MINIATURE = Options(steps=20, finished=50, runs=4, inflight=4, repeats=1)
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a run of so many steps costs, on average of equal ones; ``counts`` are exact."""
+
+    counts: dict[str, float]
+    sizes: dict[str, float]
+    gap_ms: float
+    seconds: float
+
+
+def a_step(whole: Mapping[str, float], base: Mapping[str, float], steps: int) -> dict[str, float]:
+    """What a further step costs: ``whole`` of a run of so many steps, ``base`` of a run of one."""
+    names = sorted(whole.keys() | base.keys())
+    return {name: round((whole.get(name, 0) - base.get(name, 0)) / (steps - 1), 6) for name in names}
+
+
+def whole(value: float, steps: int, seconds: float) -> float:
+    """A count of a step as the whole number that it is, if what remains is no cost of steps: less than one a run (a
+    connection that was opened) and ``BY_THE_CLOCK_HZ`` a second of the run (leases, roles and beacons renewed, probes).
+    """
+    rest = abs(value - round(value)) * (steps - 1)
+    return round(value) if rest < 1 + BY_THE_CLOCK_HZ * seconds else value
+
+
+async def measure(stack: Stack, options: Options, report: Report) -> None:
+    """All three."""
+    await costs_by_length(stack, options, report)
+    await fullness(stack, options, report)
+
+
+async def costs_by_length(stack: Stack, options: Options, report: Report) -> None:
+    """Runs of one, few, more and many steps."""
+    lengths = sorted({max(LEAST_STEPS, options.steps // share) for share in (100, 10, 1)})
+    base = await cost(stack, 1, runs=max(2, options.steps // 5))
+    costs = {steps: await cost(stack, steps, runs=max(1, options.steps // steps)) for steps in lengths}
+    counts = {steps: a_step(one.counts, base.counts, steps) for steps, one in costs.items()}
+    sizes = {steps: a_step(one.sizes, base.sizes, steps) for steps, one in costs.items()}
+    headings = [f"{steps:,} steps" for steps in costs]
+    rows: list[list[object]] = []
+    uneven = 0
+    for name in sorted({name for one in counts.values() for name in one}):
+        values = [whole(one.get(name, 0.0), steps, costs[steps].seconds) for steps, one in counts.items()]
+        uneven += len(set(values)) > 1
+        if any(values):
+            rows.append([name, *values, "" if len(set(values)) == 1 else "differs"])
+    report.table(["a further step costs", *headings, ""], rows)
+    rows, spreads = [], {}
+    for name in sizes[lengths[-1]]:
+        values = [one[name] for one in sizes.values()]
+        spreads[name] = max(values) / min(values) - 1 if min(values) > 0 else math.inf
+        rows.append([name, *values, f"{100 * spreads[name]:.1f} %"])
+    gaps = [one.gap_ms for one in costs.values()]
+    rows.append(["gap p50 ms", *gaps, f"{100 * (max(gaps) / min(gaps) - 1):.1f} %"])
+    report.table(["a further step takes", *headings, "spread"], rows)
+    report.goal("counts that differ with the length of a run", uneven, 0)
+    report.goal("bytes, most over least − 1", max(spreads.values()), GOAL_BYTES)
+    report.goal("times, most over least − 1", max(gaps) / min(gaps) - 1, GOAL_TIME)
+    report.raw["lengths"] = {"counts": counts, "sizes": sizes, "gaps_ms": gaps}
+
+
+async def cost(stack: Stack, steps: int, *, runs: int) -> Cost:
+    """Carry runs one after another, each let go before the next, and read what Postgres and Redis counted."""
+    async with stack.place() as place:
+        await place.sql.execute("CREATE EXTENSION pg_stat_statements")
+        before = await _rows(place)
+        await place.start_node(**STILL)
+        await place.sql.execute("CHECKPOINT")
+        await _carry_one(place, steps)  # connections, prepared statements, first pages; its rows are counted
+        await place.sql.execute("SELECT pg_stat_statements_reset()")
+        await stack.redis.config_resetstat()
+        carried = [await _carry_one(place, steps) for _ in range(runs)]
+        counts, sizes = await _redis(stack)
+        for row in await place.sql.fetch(STATEMENTS, DRIVER):
+            if not PROBE.match(row["query"]):
+                name = f"statement: {row['query'].strip()[:48]}"
+                counts[name] = counts.get(name, 0) + row["calls"]
+                sizes["WAL"] = sizes.get("WAL", 0) + row["wal"]
+        counts, sizes = ({name: value / runs for name, value in one.items()} for one in (counts, sizes))
+        await place.stop_nodes()  # its sessions end, and have reported what they did
+        await place.sql.execute("SELECT pg_stat_force_next_flush()")
+        for name, value in (await _rows(place)).items():
+            (sizes if name == "tables" else counts)[name] = (value - before.get(name, 0)) / (runs + 1)
+    gaps = [gap for one in carried for gap in one.gaps_ms]
+    return Cost(counts, sizes, percentile(gaps, 0.5), median([one.seconds for one in carried]))
+
+
+async def _carry_one(place: Place, steps: int) -> Carried:
+    carried = await carry(place, spec(steps), runs=1, inflight=1)
+    await until(place, "SELECT 1 - count(*) FROM workflow_runs WHERE owner IS NOT NULL", 1)
+    return carried
+
+
+async def _redis(stack: Stack) -> tuple[dict[str, float], dict[str, float]]:
+    """Commands executed and bytes moved since the last reset."""
+    network = await stack.redis.info("stats")
+    commands = await stack.redis.info("commandstats")
+    counts = {f"redis: {name.removeprefix('cmdstat_')}": float(told["calls"]) for name, told in commands.items()}
+    counts = {name: value for name, value in counts.items() if name not in BY_THE_CLOCK}
+    moved = {name: float(network[f"total_net_{name}_bytes"]) for name in ("input", "output")}
+    return counts, {f"redis {name}": value for name, value in moved.items()}
+
+
+async def _rows(place: Place) -> dict[str, float]:
+    """Rows written so far of each table, and the bytes of all with their indexes."""
+    found: dict[str, float] = {}
+    for row in await place.sql.fetch(ROWS):
+        found[f"inserted: {row['name']}"] = float(row["inserted"])
+        found[f"updated: {row['name']}"] = float(row["updated"])
+        found["tables"] = found.get("tables", 0.0) + float(row["size"])
+    return found
+
+
+async def fullness(stack: Stack, options: Options, report: Report) -> None:
+    """Steps a second over empty and over full tables, in turn; then the queries over the full ones."""
+    async with stack.place() as empty, stack.place() as full:
+        events = await fill(full, options.finished)
+        rates: dict[str, list[float]] = {"empty": [], "full": []}
+        for _ in range(options.repeats):
+            for title, place in (("empty", empty), ("full", full)):
+                await place.start_node()
+                await carry(place, spec(2), runs=4, inflight=4)
+                carried = await carry(place, spec(10), runs=options.runs, inflight=options.inflight)
+                await place.stop_nodes()
+                rates[title].append(carried.rate)
+                if title == "empty":  # as empty as before
+                    await place.sql.execute(f"TRUNCATE {', '.join(EVERYTHING)}")
+        ratio = median(rates["full"]) / median(rates["empty"])
+        title = f"full: {options.finished:,} finished runs, {events:,} events"
+        report.table(["tables", "steps/s"], [["empty", median(rates["empty"])], [title, median(rates["full"])]])
+        report.goal("steps/s over full tables / empty", ratio, 1 - GOAL_TIME, at_most=False)
+        report.raw["fullness"] = rates
+        await queries(full, report)
+
+
+async def fill(place: Place, finished: int) -> int:
+    """Finished runs, as many that wait for approval as a hundredth of them; answers the number of events."""
+    await place.start_node(linger_s=0.1)
+    (ended,) = await make_runs(place, 1, spec(2))
+    (waiting,) = await make_runs(place, 1, spec(2, approval_policy="manual"))
+    await until(place, "SELECT count(*) FROM workflow_runs WHERE status <> 'running' AND owner IS NULL", 2)
+    await place.stop_nodes()
+    await clone(place, ended, finished)
+    await clone(place, waiting, max(1, finished // 100))
+    await place.sql.execute("VACUUM ANALYZE")
+    events: int = await place.sql.fetchval("SELECT count(*) FROM workflow_run_events")
+    return events
+
+
+async def queries(place: Place, report: Report) -> None:
+    """The list of a user's runs and the inbox, as the API asks for them: time and plan."""
+    some = await place.sql.fetchrow("SELECT workflow_id, created_at FROM workflow_runs WHERE status = 'paused' LIMIT 1")
+    assert some is not None
+    asked = {
+        "newest runs": Filter(),
+        "newest finished": Filter(statuses=["completed"]),
+        "inbox: waiting for approval": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"]),
+        "inbox of an agent": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"], agent_id="bench"),
+        "failed": Filter(statuses=["failed"]),
+        "of a workflow": Filter(workflow_id=some["workflow_id"]),
+    }
+    pool = await open_pool(place.url, size=1, patience_s=10)
+    runs, rows, worst, scans = Runs(pool), [], 0.0, 0
+    said: list[LoggedQuery] = []
+
+    def note(record: LoggedQuery) -> None:
+        if "FROM workflow_runs" in record.query:
+            said.append(record)
+
+    try:
+        for title, wanted in asked.items():
+            taken: list[float] = []
+            for _ in range(QUERIES):
+                began = time.perf_counter()
+                found = await runs.matching(wanted, user_id=USER, limit=50)
+                taken.append((time.perf_counter() - began) * 1000)
+            async with pool.acquire() as connection:
+                said.clear()
+                connection.add_query_logger(note)
+            await runs.matching(wanted, user_id=USER, limit=50)
+            plan = await place.sql.fetchval(f"EXPLAIN (FORMAT JSON) {said[-1].query}", *(said[-1].args or ()))
+            whole = len(WHOLE_TABLE.findall(str(plan)))
+            worst, scans = max(worst, percentile(taken, 0.99)), scans + whole
+            rows.append([title, len(found), percentile(taken, 0.5), percentile(taken, 0.99), "yes" if whole else "no"])
+    finally:
+        await pool.close()
+    report.table(["query, 50 newest", "rows", "p50 ms", "p99 ms", "reads a whole table"], rows)
+    report.goal("lists and inbox, worst p99", worst, GOAL_QUERY_MS, unit=" ms")
+    report.goal("lists and inbox that read a whole table", scans, 0)
