@@ -221,7 +221,8 @@ def _judge(attempt: Attempt, letter: Result) -> AttemptEnded:
                 "The agent canceled the call although nobody asked it to; the tool may have done part of its work."
             )
             return _ended(attempt, letter, "unknown", "canceled_by_agent", message)
-        return _ended(attempt, letter, "canceled" if attempt.canceling in WITH_THE_RUN else "timeout", code, message)
+        stopped = _stopped(attempt)  # the RESULT may come before the CANCEL_ACK, and must not tell another story
+        return _ended(attempt, letter, stopped.outcome, stopped.error_code, stopped.error_message)
     if code == "timeout":
         return _ended(attempt, letter, "timeout", code, message)
     if letter.ok and not _is_error(letter.result):

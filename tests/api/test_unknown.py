@@ -121,13 +121,17 @@ async def test_idempotent_false_outweighs_the_annotations(live: Stack) -> None:
 
 async def test_a_run_that_takes_longer_than_it_may_fails_and_its_call_is_stopped(live: Stack) -> None:
     workflow_id = await live.workflow(step("a", "slow"), step("b"))
-    created = await live.post("/v1/workflow-runs", {"workflow_id": workflow_id, "run_timeout_ms": 1500})
-    assert created.body["workflow_snapshot"]["run_timeout_ms"] == 1500
+    created = await live.post("/v1/workflow-runs", {"workflow_id": workflow_id, "run_timeout_ms": 3000})
+    assert created.body["workflow_snapshot"]["run_timeout_ms"] == 3000
+    await eventually(lambda: "slow" in live.tools.running, what="the tool running")
     run = await live.until(created.body["run_id"], "failed")
     assert (run["error_code"], run["steps_state"]["a"]["status"]) == ("run_timeout", "canceled")
-    run = await live.at_rest(created.body["run_id"], "failed", "a")
-    (result,) = [event["payload"] for event in await live.log(run["run_id"]) if event["event_type"] == "tool.result"]
-    assert result["cancel"] in ("stopped", "unknown")
+
+    async def evidence() -> list[Any]:
+        events = await live.log(created.body["run_id"])
+        return [event["payload"]["cancel"] for event in events if event["event_type"] == "tool.result"]
+
+    assert await eventually(evidence, what="what the agent answered") == ["stopped"]
     assert [interval.how for interval in live.tools.intervals] == ["canceled"]
 
 

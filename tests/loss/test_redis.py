@@ -41,7 +41,7 @@ def inquiries() -> float:
     return telemetry.registry.get_sample_value("runwarden_gateway_calls_total", INQUIRED) or 0.0
 
 
-INQUIRED = {"verb": "inquire", "outcome": "answered"}
+INQUIRED = {"verb": "inquire", "outcome": "answered", "gateway": ""}
 
 
 class Work:
