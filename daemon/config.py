@@ -188,15 +188,15 @@ class Gateway(Group):
         "stored results, events. Empty: the Gateways are asked by HTTP.",
     )
     gateway_connections: int = Field(
-        64, ge=1, description="Most keep-alive connections to one Gateway for invoke, and as many for cancel."
+        256, ge=1, description="Most keep-alive connections to one Gateway for invoke, and as many for cancel."
     )
     gateway_agent_calls: int = Field(
-        16,
+        64,
         ge=1,
         description="Most calls to one agent whose answer is still owed; a blocked agent holds no more connections.",
     )
     gateway_retry_s: float = Field(
-        1.0, gt=0, description="Pause before the event stream is opened again; doubles up to 15 s."
+        1.0, gt=0, description="Pause before the event stream is opened again; doubles up to 5 s."
     )
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from daemon import telemetry
@@ -45,6 +45,7 @@ class Inbox:
         self._keys = keys
         self._bound = bound
         self._append = client.script("append")
+        self._after = client.script("after")
         self._answered: list[bytes] = []
         """Bells of this node that have been told and are still to be deleted."""
 
@@ -73,28 +74,29 @@ class Inbox:
 
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         """The letters of several inboxes, oldest first, in one round trip; runs without letters are left out."""
+        runs = {self._keys.inbox(run_id): run_id for run_id in run_ids}
+        if not runs:
+            return {}
         with speaking():
-            async with self._client.redis.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    pipe.xrange(self._keys.inbox(run_id), count=READ_LIMIT)
-                answers = await pipe.execute()
+            answer = await self._client.redis.xread(dict.fromkeys(runs, b"0"), count=READ_LIMIT)
         return {
-            run_id: [(entry, fields[b"e"], Mark(int(fields[b"t"]), int(fields[b"n"]))) for entry, fields in answer]
-            for run_id, answer in zip(run_ids, answers, strict=True)
-            if answer
+            runs[key.decode()]: [
+                (entry, fields[b"e"], Mark(int(fields[b"t"]), int(fields[b"n"]))) for entry, fields in entries
+            ]
+            for key, entries in _streams(answer)
         }
 
     async def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None:
         """After a commit, in one round trip: delete exactly the letters folded, publish what was said."""
         if not folded and not said:
             return
+        args: list[Any] = []
+        for entries in folded.values():
+            args += (len(entries), *entries)
+        for run_id, told in said.items():
+            args += (self._keys.events(run_id), told.pack())
         with speaking():
-            async with self._client.redis.pipeline(transaction=False) as pipe:
-                for run_id, entries in folded.items():
-                    pipe.xdel(self._keys.inbox(run_id), *entries)
-                for run_id, told in said.items():
-                    pipe.publish(self._keys.events(run_id), told.pack())
-                await pipe.execute()
+            await self._after(keys=[self._keys.inbox(run_id) for run_id in folded], args=args)
 
     async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]:
         """Wait at this node's doorbell; answers which runs to look at and how urgently (empty after ``block_ms``)."""
@@ -105,18 +107,24 @@ class Inbox:
                     pipe.xdel(key, *self._answered)
                 pipe.xread({key: b"0"}, block=block_ms, count=100)
                 answer = (await pipe.execute())[-1]
-            self._answered = []
-            if not answer:
-                return {}
-            entries = (answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]) or []
+            entries = [entry for _, told in _streams(answer) for entry in told]
             self._answered = [entry for entry, _ in entries]
         rung: dict[RunId, Urgency] = {}
         for _, fields in entries:
             for word in fields[b"b"].decode().split():
-                run_id, urgency = RunId(UUID(word[:-1])), word[-1]
+                run_id, urgency = RunId(UUID(word[:-1])), cast(Urgency, word[-1])
                 if _RANK[urgency] > _RANK.get(rung.get(run_id, ""), 0):
                     rung[run_id] = urgency
         return rung
+
+
+def _streams(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
+    """What XREAD answers, of RESP2 (a list, or nothing) and of RESP3 (a map) alike."""
+    if not answer:
+        return []
+    if isinstance(answer, list):
+        return [(key, entries) for key, entries in answer]
+    return [(key, entries[0]) for key, entries in answer.items()]
 
 
 _RANK: Mapping[str, int] = {"s": 1, "h": 2, "c": 3}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, TypeVar
 from uuid import UUID
 
@@ -213,10 +214,14 @@ def make_req_id(run_id: RunId, nonce: bytes, step_index: int, attempt_index: int
 
 def run_of(req_id: str) -> RunId | None:
     """The run a req_id was made for; None when it is not one of ours. Proves nothing: see ``make_req_id``."""
-    if len(req_id) != 44:
-        return None
+    return _run_named(req_id[:22]) if len(req_id) == 44 else None
+
+
+@lru_cache(maxsize=16_384)
+def _run_named(name: str) -> RunId | None:
+    """Remembered, because each call brings three letters or more of the same run."""
     try:
-        return RunId(UUID(bytes=urlsafe_b64decode(req_id[:22] + "==")))
+        return RunId(UUID(bytes=urlsafe_b64decode(name + "==")))
     except ValueError:
         return None
 
