@@ -42,7 +42,7 @@ async def create(request: web.Request) -> web.Response:
     if workflow is None:
         raise NotFound("There is no such workflow, or it is not yours.")
     run_id = RunId(uuid7.uuid7())
-    await context.runs.create(
+    created = await context.runs.create(
         run_id=run_id,
         workflow_id=workflow.id,
         user_id=user,
@@ -52,7 +52,7 @@ async def create(request: web.Request) -> web.Response:
     )
     with contextlib.suppress(FabricUnavailable):  # the run is on disk; without the bell the sweep starts it
         await context.inbox.ring(run_id)
-    return await answer_run(request, run_id)
+    return json_response(run_shape(created))
 
 
 def _snapshot(spec: str, body: NewRun) -> str:

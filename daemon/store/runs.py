@@ -15,20 +15,22 @@ import asyncpg
 from daemon.machine.commands import RunId
 from daemon.store.pool import Pool, reading
 
-_CREATE = """
-WITH run AS (
-    INSERT INTO workflow_runs (id, workflow_id, user_id, status, nonce, wake_at)
-    VALUES ($1, $2, $3, 'running', $4, clock_timestamp()) RETURNING id
-), spec AS (
-    INSERT INTO workflow_run_specs (run_id, snapshot) SELECT id, $5::text::json FROM run
-)
-INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT $6, id, 'start', $3 FROM run
-"""
-
 _COLUMNS = """
 id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
     created_at, last_activity_at, error_code, error_message
 """
+
+_CREATE = f"""
+WITH run AS (
+    INSERT INTO workflow_runs (id, workflow_id, user_id, status, nonce, wake_at)
+    VALUES ($1, $2, $3, 'running', $4, clock_timestamp()) RETURNING {_COLUMNS}
+), spec AS (
+    INSERT INTO workflow_run_specs (run_id, snapshot) SELECT id, $5::text::json FROM run
+), start AS (
+    INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT $6, id, 'start', $3 FROM run
+)
+SELECT * FROM run
+"""  # noqa: S608 - nothing of it is input
 
 _HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE id = $1 AND user_id = $2"  # noqa: S608 - nothing of it is input
 
@@ -136,10 +138,12 @@ class Runs:
 
     async def create(
         self, *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, snapshot: str, command_id: UUID
-    ) -> None:
-        """The run row, its immutable snapshot and its start command: one statement, all or nothing."""
+    ) -> RunView:
+        """The run row, its immutable snapshot and its start command: one statement, all or nothing; as ``view``."""
         async with reading(self._pool) as connection:
-            await connection.execute(_CREATE, run_id, workflow_id, user_id, nonce, snapshot, command_id)
+            row = await connection.fetchrow(_CREATE, run_id, workflow_id, user_id, nonce, snapshot, command_id)
+        assert row is not None  # noqa: S101 - an INSERT of VALUES answers its row
+        return RunView(head=_head(row), snapshot=snapshot, steps=(), attempts=())
 
     async def head(self, run_id: UUID, *, user_id: str) -> RunHead | None:
         """A run of this user; None when there is none (another's is none)."""
