@@ -255,16 +255,16 @@ class Ownership:
             self._let_go.popitem(last=False)
 
     async def _drop_the_lost(self, claimed: list[tuple[Run, Epoch]]) -> list[tuple[Run, Epoch]]:
-        """Without the runs that this node knew further on: those are parked."""
-        remembered = {run.id: self._let_go.pop(run.id, None) for run, _ in claimed}
+        """Without the runs that this node knew further on: those are parked. Nothing is forgotten before they are."""
         lost = [
             known
             for run, epoch in claimed
-            if (known := remembered[run.id]) is not None and (epoch <= known.epoch or run.last_seq < known.last_seq)
+            if (known := self._let_go.get(run.id)) is not None
+            and (epoch <= known.epoch or run.last_seq < known.last_seq)
         ]
-        if not lost:
-            return claimed
-        parked = await self._claims.park_lost(lost)
+        parked = await self._claims.park_lost(lost) if lost else set()
+        for run, _ in claimed:
+            self._let_go.pop(run.id, None)
         return [(run, epoch) for run, epoch in claimed if run.id not in parked]
 
     async def _activate(self, offers: Sequence[Offer]) -> None:
