@@ -1,7 +1,7 @@
 """Whether Redis still remembers what it was told: it may have been flushed, restarted, or replaced by a replica.
 
-Used by ``runtime/sweep``: ``moved`` on every node, ``changed`` on the one that sweeps. The key holds the server's own ``run_id``; where it is missing or another's, letters and
-offers may be gone with it.
+Used by ``runtime/sweep``: ``moved`` on every node, ``changed`` on the one that sweeps. The key holds the server's own
+``run_id``; where it is missing or another's, letters and offers may be gone with it.
 """
 
 from __future__ import annotations

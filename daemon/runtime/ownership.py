@@ -222,6 +222,8 @@ class Ownership:
             self._residents.put_back([actor for actor in actors if actor.doubted], self._clock.monotonic() + RETRY_S)
             actors = [actor for actor in actors if not actor.doubted]
             found = await self._leases.release([_held(actor) for actor in actors])
+            # Whom somebody asked about meanwhile: the answer will find nobody, so the next owner must ask.
+            asked = {actor for actor in actors if actor.open_effects}
             for actor in actors:
                 if found.get(actor.id) == "w":
                     self._residents.put_back([actor], self._clock.monotonic())
@@ -233,9 +235,9 @@ class Ownership:
             return
         await self._clear_owner(gone)
         telemetry.passivations.inc(len(gone))
-        rung = [actor.id for actor in gone if actor.rung is not None]
-        if rung:
-            await self._ready.mark(rung)
+        wanted = [actor.id for actor in gone if actor.rung is not None or actor in asked]
+        if wanted:
+            await self._ready.mark(wanted)
 
     async def _clear_owner(self, gone: Sequence[Actor]) -> None:
         """Tell Postgres that these were let go; what it does not know of them any more is parked."""
