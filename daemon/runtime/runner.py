@@ -122,6 +122,7 @@ class Runner:
 
         Runs that another node holds ask there if it hears too, or at the next look of their own.
         """
+        self._catalogue.returned(agent_id)
         loop = asyncio.get_running_loop()
         loop.call_later(RETURNED_S, self._host.ask_again, agent_id)
         loop.call_later(RETURNED_S, self._sweep.returned, agent_id)
