@@ -105,6 +105,9 @@ Where this differs from the first design, and why
   (``agent_busy``) rather than silent: so a frozen agent costs its own runs their patience and its neighbours nothing.
 * Letting a run go is fenced by ``last_seq`` as well, and a node remembers what it let go lately: else a run would turn
   passive, or be taken again, in a state that it has left behind.
+* Another Redis server (a failover, a restart with its file) may have every lease and not the last letters, so no
+  renewal tells: each node compares the server's ``run_id`` in its sweep's period and asks about its calls in flight.
+* A RESULT that comes while a run is parked settles an unknown outcome too; the run goes on by it once it is resumed.
 * A run parked because commits were lost is resumed with ``confirm: run_again`` only, as one with an unknown outcome.
 * A letter that Postgres refuses is found by turns: one without any letter, then the letters singly. What fails without
   a letter is the run's own and parks it; its letters stay for the day when it is resumed.

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from daemon.api.context import CALLER, CONTEXT
 from daemon.api.decisions import Text, command_url
@@ -41,18 +42,29 @@ RESUMABLE: frozenset[PausedReason] = frozenset(
 RETRYABLE: frozenset[PausedReason] = frozenset({"step_failed", "outcome_unknown"})
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """The moment as Postgres is told it; in its first and last hours a year of four digits may have none in UTC."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such moment in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
 class RunFilter(BaseModel):
-    """Which runs; at least one field, so that nobody cancels everything by an empty object."""
+    """Which runs; at least one field, and no empty list, so that nobody cancels everything by asking for nothing."""
 
     model_config = ConfigDict(extra="forbid")
 
     run_ids: Annotated[list[UUID], Field(min_length=1, max_length=MOST)] | None = None
-    status: list[RunStatus] | None = None
-    paused_reason: list[PausedReason] | None = None
+    status: Annotated[list[RunStatus], Field(min_length=1)] | None = None
+    paused_reason: Annotated[list[PausedReason], Field(min_length=1)] | None = None
     workflow_id: UUID | None = None
     agent_id: Name | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:

@@ -84,12 +84,18 @@ class Feed:
             watcher.tell(told)
 
     async def compare(self, log: EventLog) -> None:
-        """One statement for all watched runs: whoever is behind its log looks there. Repairs lost messages."""
+        """One statement for all watched runs: whoever is behind its log looks there. Repairs lost messages.
+
+        Whoever had seen more than the log holds was told what Postgres has lost: it is cut off, to begin anew.
+        """
         if not self._watchers:
             return
+        before = {watcher: watcher.seen for watchers in self._watchers.values() for watcher in watchers}
         for run_id, last_seq in (await log.last_seqs(self.runs)).items():
             for watcher in self._watchers.get(run_id, ()):
-                if watcher.seen < last_seq:
+                if before.get(watcher, 0) > last_seq:
+                    watcher.overrun = True
+                if watcher.seen < last_seq or watcher.overrun:
                     watcher.tell(None)
 
     def close(self) -> None:

@@ -50,6 +50,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     limit = max(1, min(_whole(request, "limit", context.settings.sse_page), context.settings.sse_page))
     if resumed is not None and head.terminal and after >= head.last_seq:
         return web.Response(status=204)
+    if resumed is not None and after > head.last_seq:
+        after = 0  # it saw what Postgres has lost since; other events will have those numbers, so it sees all again
     if context.feed.clients >= context.settings.sse_clients:
         raise TooManyClients
     async with context.feed.watch(run_id) as watcher:

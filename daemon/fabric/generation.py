@@ -1,7 +1,7 @@
 """Whether Redis still remembers what it was told: it may have been flushed, restarted, or replaced by a replica.
 
-Used by ``runtime/sweep``. The key holds the server's own ``run_id``; where it is missing or another's, letters and
-offers may be gone with it.
+Used by ``runtime/sweep``: ``moved`` on every node, ``changed`` on the one that sweeps. The key holds the server's own
+``run_id``; where it is missing or another's, letters and offers may be gone with it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ class Generation:
         self._client = client
         self._key = keys.generation
         self._server = b""
+        self._last_met = b""
+
+    async def moved(self) -> bool:
+        """Whether another server answers than when this node asked last. Raises FabricUnavailable.
+
+        It may have kept every lease and lost the last letters: a replica that was behind, a file not yet synced.
+        """
+        with speaking():
+            met = _run_id(await self._client.redis.info("server"))
+        before, self._last_met = self._last_met, met
+        return before not in (b"", met)
 
     async def changed(self) -> bool:
         """Whether Redis may have forgotten something since the last ``seen`` of any node. Raises FabricUnavailable."""

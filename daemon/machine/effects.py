@@ -113,7 +113,7 @@ def _patience_ends(run: Run) -> int | None:
     if attempt is None:
         return None
     if attempt.ended_at is not None:
-        return attempt.retry_at if run.unsettled else None
+        return attempt.retry_at if run.unsettled and run.status == "running" else None
     if attempt.state == "unsent":
         return attempt.retry_at if run.status == "running" else None
     if attempt.canceling is not None:

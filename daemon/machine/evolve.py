@@ -172,13 +172,15 @@ def _repeating(run: Run, event: StepRepeating) -> Run:
 
 
 def _settled(run: Run, event: AttemptSettled, at: int) -> Run:
-    """The run goes on as if the verdict had come in time."""
+    """The run goes on as if the verdict had come in time; a parked one does so once it is resumed."""
     attempt = run.unsettled
     if attempt is None or attempt.req_id != event.req_id:
         raise IllegalMove("a verdict on an attempt that the run does not wait for")
     known = replace(attempt, state=_to(attempt, event.outcome), ended_at=at, answered=True, retry_at=None)
-    run = replace(_with_step(run, run.step_index, "running"), attempt=known)
-    return run if run.status == "running" else _status(run, "running", paused_reason=None)
+    if run.steps[run.step_index].status != "running":
+        run = _with_step(run, run.step_index, "running")
+    run = replace(run, attempt=known)
+    return _status(run, "running", paused_reason=None) if run.paused_reason == "outcome_unknown" else run
 
 
 def _intended(run: Run, event: AttemptIntended, at: int) -> Run:

@@ -184,7 +184,7 @@ class Run(Struct, frozen=True, kw_only=True):
         if attempt is None or attempt.state != "unknown" or attempt.step_index != self.step_index:
             return None
         repeats = self.status == "running" and attempt.retry_at is not None
-        return attempt if repeats or self.paused_reason == "outcome_unknown" else None
+        return attempt if repeats or self.paused_reason in ("outcome_unknown", "engine_interrupted") else None
 
     def find(self, req_id: ReqId) -> Attempt | None:
         """The attempt that a letter speaks about, if this run remembers it."""

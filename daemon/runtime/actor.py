@@ -14,7 +14,7 @@ from daemon import telemetry
 from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
-from daemon.machine.events import AttemptEnded, AttemptSettled, RunParked, StepRepeating
+from daemon.machine.events import AttemptEnded, AttemptSettled, RunCreated, RunParked, StepRepeating
 from daemon.machine.evolve import Happened, carry
 from daemon.machine.hear import hear
 from daemon.machine.needs import Facts
@@ -145,7 +145,12 @@ class Actor:
         if self.run.status == "running":
             now = max(now, self.run.last_at)
             happened: list[Happened] = []
-            carry(self.run, (RunParked(step_index=self.run.step_index, message=message),), now, happened)
+            run = self.run
+            if run.started_at is None:  # else its log began with a pause, and no resume could set it going
+                run = carry(
+                    run, (RunCreated(title=run.spec.title, steps=len(run.steps), by=run.user_id),), now, happened
+                )
+            carry(run, (RunParked(step_index=run.step_index, message=message),), now, happened)
             turn = self._closed((), happened, [], now)
         else:
             refused = [VerdictRow(command, False, "engine_interrupted", message) for command in commands]

@@ -51,6 +51,12 @@ class Catalogue:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def returned(self, agent_id: str) -> None:
+        """The agent connected anew, perhaps with other tools under old names: nothing is assumed until it is asked."""
+        if agent_id in self._agents:
+            self._forget(agent_id)
+            self.want(agent_id)
+
     async def close(self) -> None:
         """Stop asking."""
         for task in self._tasks:
@@ -58,10 +64,13 @@ class Catalogue:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _learn(self, agent_id: str) -> None:
+        asked = self._agents.get(agent_id)
         try:
             tools = await self._tools_of(agent_id)
         except GatewayError as fault:  # what was known of an agent stays true while it is away
             log.debug("an agent's tools are not known", agent_id=agent_id, fault=str(fault))
+            return
+        if self._agents.get(agent_id) is not asked:  # it returned meanwhile, and is asked again
             return
         self._forget(agent_id)
         hints = {(agent_id, tool.name): hint for tool in tools if (hint := hint_of(tool)) is not None}

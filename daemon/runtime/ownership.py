@@ -222,6 +222,8 @@ class Ownership:
             self._residents.put_back([actor for actor in actors if actor.doubted], self._clock.monotonic() + RETRY_S)
             actors = [actor for actor in actors if not actor.doubted]
             found = await self._leases.release([_held(actor) for actor in actors])
+            # Whom somebody asked about meanwhile: the answer will find nobody, so the next owner must ask.
+            asked = {actor for actor in actors if actor.open_effects}
             for actor in actors:
                 if found.get(actor.id) == "w":
                     self._residents.put_back([actor], self._clock.monotonic())
@@ -233,9 +235,9 @@ class Ownership:
             return
         await self._clear_owner(gone)
         telemetry.passivations.inc(len(gone))
-        rung = [actor.id for actor in gone if actor.rung is not None]
-        if rung:
-            await self._ready.mark(rung)
+        wanted = [actor.id for actor in gone if actor.rung is not None or actor in asked]
+        if wanted:
+            await self._ready.mark(wanted)
 
     async def _clear_owner(self, gone: Sequence[Actor]) -> None:
         """Tell Postgres that these were let go; what it does not know of them any more is parked."""
@@ -255,16 +257,16 @@ class Ownership:
             self._let_go.popitem(last=False)
 
     async def _drop_the_lost(self, claimed: list[tuple[Run, Epoch]]) -> list[tuple[Run, Epoch]]:
-        """Without the runs that this node knew further on: those are parked."""
-        remembered = {run.id: self._let_go.pop(run.id, None) for run, _ in claimed}
+        """Without the runs that this node knew further on: those are parked. Nothing is forgotten before they are."""
         lost = [
             known
             for run, epoch in claimed
-            if (known := remembered[run.id]) is not None and (epoch <= known.epoch or run.last_seq < known.last_seq)
+            if (known := self._let_go.get(run.id)) is not None
+            and (epoch <= known.epoch or run.last_seq < known.last_seq)
         ]
-        if not lost:
-            return claimed
-        parked = await self._claims.park_lost(lost)
+        parked = await self._claims.park_lost(lost) if lost else set()
+        for run, _ in claimed:
+            self._let_go.pop(run.id, None)
         return [(run, epoch) for run, epoch in claimed if run.id not in parked]
 
     async def _activate(self, offers: Sequence[Offer]) -> None:

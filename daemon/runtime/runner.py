@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -97,7 +97,7 @@ class Runner:
             batch=settings.store.journal_batch,
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        self._sweep = _sweep(settings, node, redis, keys, claims, leases, inbox, ready)
+        self._sweep = _sweep(settings, node, redis, keys, claims, leases, inbox, ready, self.unsure)
 
     @property
     def hears(self) -> bool:
@@ -114,7 +114,7 @@ class Runner:
         self._sweep.missed()
 
     def unsure(self) -> None:
-        """Another node had the gap, or took over: ask about the attempts in flight here."""
+        """Another node had the gap or took over, or Redis is another: ask about the attempts in flight here."""
         self._host.ask_again()
 
     def returned(self, agent_id: str) -> None:
@@ -122,6 +122,7 @@ class Runner:
 
         Runs that another node holds ask there if it hears too, or at the next look of their own.
         """
+        self._catalogue.returned(agent_id)
         loop = asyncio.get_running_loop()
         loop.call_later(RETURNED_S, self._host.ask_again, agent_id)
         loop.call_later(RETURNED_S, self._sweep.returned, agent_id)
@@ -176,6 +177,7 @@ def _sweep(
     leases: Leases,
     inbox: Inbox,
     ready: Ready,
+    unsure: Callable[[], None],
 ) -> Sweep:
     runtime = settings.runtime
     ttl_s = max(runtime.lease_ttl_s, 3 * runtime.sweep_period_s)
@@ -187,6 +189,7 @@ def _sweep(
         role=Role(redis, keys, "sweep", node=node, ttl_s=ttl_s),
         generation=Generation(redis, keys),
         shining=partial(shining, redis, keys),
+        unsure=unsure,
         period_s=runtime.sweep_period_s,
         stale_after_s=runtime.stale_after_s,
     )

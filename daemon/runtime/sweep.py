@@ -51,6 +51,7 @@ class Sweep:
         role: Role,
         generation: Generation,
         shining: Callable[[Sequence[str]], Awaitable[set[str]]],
+        unsure: Callable[[], None],
         period_s: float,
         stale_after_s: float,
     ) -> None:
@@ -61,11 +62,12 @@ class Sweep:
         self._role = role
         self._generation = generation
         self._shining = shining
+        self._unsure = unsure
         self._period_s = period_s
         self._stale_after_s = stale_after_s
         self._partitions_at = 0.0
         self._periods = 0
-        self._missed = False
+        self._missed = self._moved = False
         self._returned: set[str] = set()
 
     async def run(self) -> None:
@@ -73,13 +75,8 @@ class Sweep:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                if self._missed:
-                    await self._claims.wake_waiting()
-                    self._missed = False
-                elif self._returned:
-                    agents = frozenset(self._returned)
-                    await self._claims.wake_waiting(agents)
-                    self._returned -= agents
+                await self._wake()
+                await self._notice_a_move()
                 if await self._role.hold():
                     await self.once()
                     if loop.time() >= self._partitions_at:
@@ -88,6 +85,27 @@ class Sweep:
             except (FabricUnavailable, StoreUnavailable) as fault:
                 log.warning("the sweep waits", fault=str(fault))
             await asyncio.sleep(self._period_s * random.uniform(0.9, 1.1))  # noqa: S311 - a jitter, not a secret
+
+    async def _wake(self) -> None:
+        """Wake passive runs that may have missed something; what is said meanwhile holds for the next time."""
+        missed, returned = self._missed, frozenset(self._returned)
+        if not (missed or returned):
+            return
+        self._missed, self._returned = False, set()
+        try:
+            await self._claims.wake_waiting(None if missed else returned)
+        except StoreUnavailable:
+            self._missed, self._returned = self._missed or missed, self._returned | returned
+            raise
+
+    async def _notice_a_move(self) -> None:
+        """Another Redis server may have all the leases and not the last letters, so no renewal would tell.
+
+        Asked about once more in the next period: somebody may have gone on writing to the old one for a moment.
+        """
+        before, self._moved = self._moved, await self._generation.moved()
+        if before or self._moved:
+            self._unsure()
 
     def missed(self) -> None:
         """The Gateway was not heard for a while, so RESULTs of passive runs may have gone by: each shall ask."""

@@ -10,12 +10,17 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 import redis
 
 from daemon import telemetry
 from daemon.api import stream
+from daemon.fabric.keys import Keys
+from daemon.machine.commands import RunId
+from daemon.machine.record import Told
+from daemon.machine.wire import frame
 from tests.api.harness import PATIENCE_S, Stack, assert_each_once, stack, step
 from tests.patience import eventually
 
@@ -43,6 +48,26 @@ async def test_lost_publishes_are_repaired_at_the_heartbeat(live: Stack, redis_u
             await watch.until("run.completed")
             await watch.rest(within_s=5)
     assert_each_once(watch.seqs, end=await live.end_of(run_id))
+
+
+async def test_who_was_told_what_postgres_has_lost_since_is_cut_off_and_begins_anew(
+    live: Stack, redis_url: str, redis_prefix: str
+) -> None:
+    """Else the events that get those numbers would never be told, that the run is parked among them."""
+    run_id = await live.start(step("a", approval_policy="manual"))
+    await live.until(run_id, "paused")
+    last = (await live.log(run_id))[-1]["seq"]
+    lost = frame(run_id, last + 1, "step.approved", "2026-01-01T00:00:00Z", b"{}")
+    async with live.watch(run_id) as watch:
+        await watch.until("replay.done")
+        with redis.Redis.from_url(redis_url) as bus:
+            told = Told(last + 1, last + 1, False, (), lost)
+            bus.publish(Keys(redis_prefix).events(RunId(UUID(run_id))), told.pack())
+        await watch.until("step.approved")
+        await watch.rest(within_s=5)
+    async with live.watch(run_id, Last_Event_ID=str(last + 1)) as again:
+        await again.until("replay.done")
+    assert again.seqs == list(range(1, last + 1))
 
 
 async def test_a_run_that_ends_between_the_look_and_the_replay_still_ends_its_stream(live: Stack) -> None:

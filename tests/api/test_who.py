@@ -137,6 +137,9 @@ async def test_a_token_that_expires_after_the_end_of_time_can_watch_as_well(shar
         ("GET", f"/v1/workflow-runs/{NOBODY}/events"),
         ("GET", f"/v1/workflow-runs/{NOBODY}/commands/{NOBODY}"),
         ("POST", f"/v1/workflow-runs/{NOBODY}/resume"),
+        ("POST", f"/v1/workflow-runs/{NOBODY}/skip"),
+        ("POST", f"/v1/workflow-runs/{NOBODY}/mark-done"),
+        ("POST", "/v1/workflow-runs/bulk"),
         ("POST", f"/v1/workflow-runs/{NOBODY}/cancel"),
         ("POST", f"/v1/workflow-runs/{NOBODY}/approve"),
         ("POST", f"/v1/workflow-runs/{NOBODY}/reject"),
@@ -213,6 +216,8 @@ OTHERS: dict[str, Callable[[dict[str, str]], tuple[str, str, Any]]] = {
     "cancel": lambda its: ("POST", f"/v1/workflow-runs/{its['run']}/cancel", {"reason": "mine now"}),
     "approve": lambda its: ("POST", f"/v1/workflow-runs/{its['run']}/approve", {"step_id": "a"}),
     "reject": lambda its: ("POST", f"/v1/workflow-runs/{its['run']}/reject", {"step_id": "a"}),
+    "skip": lambda its: ("POST", f"/v1/workflow-runs/{its['run']}/skip", {"step_id": "a"}),
+    "mark-done": lambda its: ("POST", f"/v1/workflow-runs/{its['run']}/mark-done", {"step_id": "a", "note": "n"}),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli import main
+from daemon.errors import StoreUnavailable
 from daemon.machine.commands import RunId
 from daemon.store.commands import Commands
 from tests.loss.backups import Restorable, restorable
@@ -102,9 +103,10 @@ async def test_a_node_that_lives_on_parks_the_runs_it_knew_further_on(
 
 
 async def test_a_run_that_was_let_go_further_on_is_parked_by_the_node_that_let_it_go(
-    over: Rig, postgres_of_its_own: Restorable
+    over: Rig, postgres_of_its_own: Restorable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await over.start("n1", linger_s=0.05)
+    """Also when Postgres goes away once more, between the claim that tells of it and the parking."""
+    node = await over.start("n1", linger_s=0.05)
     run_id = await over.create(step("a"), step("b", manual=True), step("c"), step("d", manual=True))
     await over.until(run_id, "paused", reason="awaiting_approval")
     await over.passive(run_id)
@@ -115,8 +117,19 @@ async def test_a_run_that_was_let_go_further_on_is_parked_by_the_node_that_let_i
     calls = len(over.gateway.ledger)
     await restore(postgres_of_its_own)
     await eventually(lambda: _answers(over))
+    claims, away = node.runner._ownership._claims, [True]
+    park_lost = claims.park_lost
+
+    async def park_lost_later(known: Any) -> Any:
+        if away:
+            away.pop()
+            raise StoreUnavailable
+        return await park_lost(known)
+
+    monkeypatch.setattr(claims, "park_lost", park_lost_later)
     await over.say(run_id, "approve", step_id="b")  # somebody sees it wait for the first approval again, and gives it
     await parked(over, run_id)
+    assert not away
     await let_pass(QUIET_S)
     over.never_twice(calls)
 

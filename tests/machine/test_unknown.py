@@ -74,6 +74,33 @@ def test_a_result_in_the_same_turn_as_the_persons_word_came_first() -> None:
     assert story.statuses == ("success", "running")
 
 
+def test_a_result_that_comes_while_the_run_is_parked_settles_it_and_the_run_stands_until_it_is_resumed() -> None:
+    """Both that became unknown in the meantime, and that was unknown before: nobody has decided on either."""
+    before, meanwhile = unknown(), Story(step("a"), step("b"))
+    before.park()
+    meanwhile.park()
+    meanwhile.wait(SILENCE_MS)
+    for story in (before, meanwhile):
+        assert (story.attempt.state, story.run.paused_reason) == ("unknown", "engine_interrupted")
+        assert [type(effect) for effect in story.owed] == [Inquire]
+        (settled,) = story.hear(done(story.req))
+        assert isinstance(settled, AttemptSettled)
+        assert (story.run.status, story.run.paused_reason) == ("paused", "engine_interrupted")
+        assert story.say("resume") is None
+        assert story.statuses == ("success", "running")
+
+
+def test_a_repeat_that_is_due_while_the_run_is_parked_waits_and_a_result_makes_it_needless() -> None:
+    story = unknown(step("a", idempotent=True), step("b"))
+    assert story.run.unsettled is not None
+    story.park()
+    story.wait(60_000)
+    assert story.attempt.index == 0
+    story.hear(done(story.req))
+    assert story.say("resume") is None
+    assert story.statuses == ("success", "running")
+
+
 @pytest.mark.parametrize("kind", ["skip", "mark_done", "resume"])
 def test_after_the_persons_word_a_result_is_evidence_only(kind: Any) -> None:
     story = unknown()

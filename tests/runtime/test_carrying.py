@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
+
 from tests.patience import eventually
 from tests.runtime.harness import Rig, count, step
 
@@ -47,6 +52,38 @@ async def test_a_run_that_waits_for_a_tool_becomes_passive_and_its_result_wakes_
     await rig.until(run_id, "completed")
     assert (await rig.row(run_id))["epoch"] >= 2
     rig.never_twice(2)
+
+
+async def test_a_run_that_is_asked_about_while_it_becomes_passive_is_looked_at_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer finds nobody any more, and nobody else would ask before the first look."""
+    node = await rig.start(linger_s=0.05)
+    leases, gateways = node.runner._ownership._leases, node.runner._dispatch._gateways
+    release, result, left, asked = leases.release, gateways.result, asyncio.Event(), []
+
+    async def result_late(req_id: str) -> Any:
+        await left.wait()
+        return await result(req_id)
+
+    async def release_late(held: Any, **how: Any) -> Any:
+        if not asked:
+            rig.tools.gate.set()
+            await eventually(lambda: rig.tools.running == 0)
+            node.runner.missed()
+            await eventually(lambda: not node.runner._sweep._missed, what="the passive runs being woken")
+            node.runner.unsure()
+            asked.append(held)
+        return await release(held, **how)
+
+    monkeypatch.setattr(leases, "release", release_late)
+    monkeypatch.setattr(gateways, "result", result_late)
+    with rig.gateway.weather.during("lost_result"):
+        run_id = await rig.create(step("a", "gated"))
+        await eventually(lambda: asked and count("runwarden_resident_runs") == 0)
+        left.set()
+        await rig.until(run_id, "completed", within_s=10)
+    rig.never_twice(1)
 
 
 async def test_a_run_that_waits_for_a_person_becomes_passive_and_a_command_wakes_it(rig: Rig) -> None:

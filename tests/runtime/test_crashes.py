@@ -259,6 +259,25 @@ async def test_a_run_whose_commit_postgres_refuses_is_parked_and_its_neighbours_
     assert node.healthy
 
 
+async def test_a_run_that_was_parked_before_it_began_goes_on_when_it_is_resumed(rig: Rig) -> None:
+    """Its start command stood in the turn that Postgres refused; its log begins with its creation nevertheless."""
+    run_id = await rig.create(step("a"), ring=False)
+    await taken_req_id(rig, run_id)
+    await rig.start()
+    await rig.until(run_id, "paused", reason="engine_interrupted")
+
+    async def started() -> bool:
+        kinds = "SELECT count(*) FROM workflow_run_commands WHERE run_id = $1 AND verdict IS NULL"
+        return await rig.pool.fetchval(kinds, run_id) == 0
+
+    await eventually(started, what="a verdict on its start")
+    req_id = make_req_id(run_id, (await rig.row(run_id))["nonce"], 0, 0)
+    await rig.pool.execute("UPDATE workflow_run_attempts SET req_id = 'elsewhere' WHERE req_id = $1", req_id)
+    await rig.say(run_id, "resume")
+    await rig.until(run_id, "completed")
+    assert (await rig.events(run_id))[0]["type"] == "run.created"
+
+
 async def test_a_command_that_a_standing_run_cannot_take_is_refused_with_the_reason(rig: Rig) -> None:
     """Left open it would come again with each sweep, for ever."""
     run_id = await rig.create(step("a", manual=True), ring=False)

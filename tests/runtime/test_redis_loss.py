@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+from daemon.dev.embedded import EmbeddedValkey
 from tests.patience import eventually
 from tests.runtime.harness import Rig, step
+from tests.runtime.harness import rig as opened_rig
 
 
 async def test_runs_in_flight_outlive_a_flush(rig: Rig) -> None:
@@ -65,6 +70,25 @@ async def test_a_passive_run_whose_letter_was_flushed_is_inquired_long_before_it
         await rig.redis.redis.flushall()
         await rig.until(run_id, "completed", within_s=5)
     rig.never_twice(1)
+
+
+async def test_a_letter_that_redis_lost_though_it_kept_the_lease_is_inquired_long_before_the_first_look(
+    database: str, servers_dir: Path, redis_prefix: str
+) -> None:
+    """A replica that was behind, or a file not yet synced: no renewal tells, but another server answers."""
+    with EmbeddedValkey(servers_dir / "kept") as kept:
+        async with opened_rig(database, kept.url, redis_prefix) as rig:
+            await rig.start(lease_ttl_s=20)
+            run_id = await rig.create(step("a", "gated"))
+            await rig.told(run_id, "tool.status")
+            with rig.gateway.weather.during("lost_result"):
+                rig.tools.gate.set()
+                await eventually(lambda: rig.tools.running == 0)
+                await asyncio.to_thread(kept.stop)
+                await asyncio.to_thread(kept.start)
+                await rig.until(run_id, "completed", within_s=10)
+            assert await rig.redis.redis.exists(rig.keys.lease(run_id)), "it was never missed"
+            rig.never_twice(1)
 
 
 async def test_runs_wait_while_redis_stands_still_and_go_on_by_themselves(rig: Rig) -> None:

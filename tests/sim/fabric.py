@@ -207,6 +207,11 @@ class Generation:
     def __init__(self, client: To, keys: object) -> None:
         self._line, self._redis = client.line, client.server
         self._server = b""
+        self._last_met = b""
+
+    async def moved(self) -> bool:
+        before, self._last_met = self._last_met, self._redis.run_id
+        return before not in (b"", self._last_met)
 
     async def changed(self) -> bool:
         self._server, known = await self._line.ask("generation", lambda: (self._redis.run_id, self._redis.generation))
