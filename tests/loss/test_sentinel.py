@@ -10,7 +10,9 @@ import pytest
 from daemon.errors import FabricUnavailable, SetupError
 from daemon.fabric.client import Client, open_client, speaking
 from daemon.fabric.primary import read_sentinel_url
+from tests.api.harness import stack
 from tests.loss.sentinels import Watch, watched
+from tests.loss.test_redis import Work
 from tests.patience import eventually
 from tests.runtime.harness import Rig, rig, step
 
@@ -60,6 +62,16 @@ async def test_when_the_primary_is_killed_every_run_goes_on_by_itself_and_no_com
         await over.until(run_id, "completed", within_s=40)
     over.never_twice(12 * 20 + 3 * 5 + 5)
     assert watch.speak("replica").info("replication")["role"] == "master"
+
+
+async def test_watchers_see_every_event_once_over_a_failover(watch: Watch, database: str, redis_prefix: str) -> None:
+    async with stack(database, watch.url, redis_prefix) as live:
+        work = Work(live)
+        await work.begin()
+        watch.kill("primary")
+        accepted = await work.approve()
+        live.tools.release.set()
+        await work.end(accepted)
 
 
 async def test_without_sentinels_too_a_connection_to_a_demoted_server_is_closed_not_used_again(redis_url: str) -> None:
