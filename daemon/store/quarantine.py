@@ -42,7 +42,7 @@ from daemon.machine.effects import deadline
 from daemon.machine.events import COMMITS_LOST, RunParked
 from daemon.machine.evolve import Happened, carry
 from daemon.machine.record import Known, Transition, VerdictRow, record, verdict
-from daemon.machine.state import Limits, Run
+from daemon.machine.state import IllegalMove, Limits, Run
 from daemon.store import sql
 from daemon.store.loading import command_of, load
 from daemon.store.migrate import missing
@@ -143,12 +143,19 @@ async def _park(
         return [], []
     runs, unreadable = await load(connection, rows)
     now = max(row["now_ms"] for row in rows)
-    transitions = [await _parking(connection, run, epoch, token, now, message) for run, epoch in runs]
+    transitions: list[Transition] = []
+    damaged = {row["id"]: (row["epoch"], row["last_seq"]) for row in unreadable}
+    for run, epoch in runs:
+        try:
+            transitions.append(await _parking(connection, run, epoch, token, now, message))
+        except (IllegalMove, AttributeError, LookupError, TypeError, ValueError):  # rows that say what no engine wrote
+            log.exception("a run cannot be parked", run_id=str(run.id))
+            damaged[run.id] = (epoch, run.last_seq)
     await connection.fetch(sql.COMMIT, *sql.arguments(transitions))
     given = [(one.run_id, one.epoch, token, deadline(one.run, now), one.run.last_seq) for one in transitions]
-    given += [(row["id"], row["epoch"], token, None, row["last_seq"]) for row in unreadable]
+    given += [(run_id, epoch, token, None, last_seq) for run_id, (epoch, last_seq) in damaged.items()]
     await connection.fetch(sql.RELEASE, *sql.columns(given, 5))
-    return [run for run, _ in runs], [RunId(row["id"]) for row in unreadable]
+    return [run for run, _ in runs if run.id not in damaged], [RunId(run_id) for run_id in damaged]
 
 
 async def _parking(connection: Connection, run: Run, epoch: Epoch, token: str, now: int, message: str) -> Transition:

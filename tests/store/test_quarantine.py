@@ -173,3 +173,13 @@ async def test_quarantine_of_many_goes_on_past_one_batch(
     census = await quarantine.quarantine(database, really=True)
     assert (census.runs.total(), census.unreadable) == (7, 1)
     assert [one["id"] for one in await book.rows("workflow_runs") if one["status"] == "running"] == [damaged]
+
+
+async def test_a_run_that_cannot_be_parked_stops_no_other(book: Book, database: str) -> None:
+    """Its start command says what no handler ever wrote; the run is told of, and its neighbour is parked."""
+    odd, good = await book.open(started=False), await book.open(started=False)
+    await book.pool.execute("UPDATE workflow_run_commands SET payload = '[]' WHERE run_id = $1", odd.run.id)
+    census = await quarantine.quarantine(database, really=True)
+    assert (census.runs.total(), census.unreadable) == (1, 1)
+    statuses = {row["id"]: (row["status"], row["owner"]) for row in await book.rows("workflow_runs")}
+    assert statuses == {odd.run.id: ("running", None), good.run.id: ("paused", None)}
