@@ -177,7 +177,8 @@ def small_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_slow_client_is_cut_off_and_resumes_without_gap_or_repeat(narrow: Stack, small_pipes: None) -> None:
-    flood = {"lines": 400, "width": 2000}
+    # paced, so that it comes in many more commits than the queue has places, however fast this machine is
+    flood = {"lines": 400, "width": 2000, "pace_ms": 3}
     run_id = await narrow.start(
         step("a", approval_policy="manual"), step("b", "streaming", arguments=flood), step("c", "streaming")
     )
