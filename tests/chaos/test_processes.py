@@ -69,15 +69,17 @@ class Pair:
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     opened = Pair(tmp_path)
-    await opened.gateway()
-    await opened.agent()
-    yield opened
-    await opened.client.aclose()
-    for process in opened.processes:
-        if process.process.returncode is None:
-            await process.kill()
-        assert process.reading is not None
-        await process.reading
+    try:
+        await opened.gateway()
+        await opened.agent()
+        yield opened
+    finally:
+        await opened.client.aclose()
+        for process in opened.processes:
+            if process.process.returncode is None:
+                await process.kill()
+            assert process.reading is not None
+            await process.reading
 
 
 async def test_a_killed_gateway_costs_the_calls_in_flight_but_no_result(pair: Pair) -> None:
