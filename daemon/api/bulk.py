@@ -132,7 +132,7 @@ def _item(head: RunHead) -> dict[str, Any]:
 
 
 def _missing(run_id: UUID) -> dict[str, Any]:
-    why = {"code": "not_found", "message": "There is no such run, or it is not yours."}
+    why = {"code": "not_found", "message": "No run of yours has this id and fits the rest of the filter."}
     return {"run_id": str(run_id), "outcome": "refused"} | why
 
 
