@@ -25,6 +25,16 @@ async def eventually(holds: Callable[[], _T | Awaitable[_T]], *, within_s: float
         await asyncio.sleep(POLL_S)
 
 
+def wait_until(
+    holds: Callable[[], object], *, within_s: float = 10.0, what: Callable[[], object] = lambda: "it never came to hold"
+) -> None:
+    """As ``eventually``, for code without an event loop; ``what`` tells more when time is over."""
+    until = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < until, what()
+        time.sleep(POLL_S)
+
+
 async def let_pass(seconds: float) -> None:
     """Time goes by, for a sentence that says what does not happen in it; never to wait for what shall."""
     await asyncio.sleep(seconds)

@@ -1,7 +1,8 @@
 """One run as a value: its state, its claim, and what it has asked for under that claim. No task, no I/O.
 
-``Actor.turn`` folds a whole inbox in one go and answers what must be committed; once it is, the host gives the actor its
-new state and ``Actor.owed`` answers what is owed to the world. Between the two stands the journal: persist, then speak.
+``Actor.turn`` folds a whole inbox in one go and answers what must be committed; once it is, the host gives the actor
+its new state and ``Actor.owed`` answers what is owed to the world. Between the two stands the journal: persist, then
+speak.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from yoyo import get_backend
 
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from daemon.errors import SetupError
-from tests.dev.conftest import eventually
+from tests.patience import wait_until
 
 OWNER = """
 import os, sys, time
@@ -177,7 +177,7 @@ async def test_servers_left_over_by_a_killed_owner_are_replaced_and_the_data_kep
         assert await client.ping()
         await client.aclose()
         assert not {old_postgres, old_valkey} & {postgres.pid, valkey.pid}
-    eventually(lambda: not psutil.pid_exists(old_postgres) and not psutil.pid_exists(old_valkey))
+    wait_until(lambda: not psutil.pid_exists(old_postgres) and not psutil.pid_exists(old_valkey))
 
 
 def test_a_postgres_that_was_itself_killed_starts_again(pg_dir: Path) -> None:

@@ -18,7 +18,6 @@ from daemon.dev.agent import Log, ToolFailure
 from daemon.dev.example import demo_mcp_servers, demo_repository, demo_workflow
 from daemon.dev.gateway import DevGateway
 from daemon.dev.mcp_agent import McpAgent
-from tests.dev.conftest import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -182,7 +181,7 @@ async def test_cancelling_a_call_cancels_it_at_the_server(desk: Desk, tmp_path: 
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.to_thread(eventually, (tmp_path / "marker").exists)
+    await asyncio.to_thread(wait_until, (tmp_path / "marker").exists)
 
 
 async def test_a_dead_server_costs_only_its_own_tools(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg
 
 from daemon.dev.processes import as_account, free_port
+from tests.patience import wait_until
 
 READY_S = 10.0
-POLL_S = 0.02
 SESSIONS = 3
 """Behind the pooler; the nodes open more, so sessions are really shared."""
 
@@ -65,11 +64,8 @@ def pooled(url: str) -> Iterator[str]:
         )
     through = asked._replace(query=f"host={quote(str(home))}&port={port}").geturl()
     try:
-        until = time.monotonic() + READY_S
-        while not _answers(through):
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < until, said.read_text()
-            time.sleep(POLL_S)
+        wait_until(lambda: process.poll() is not None or _answers(through), within_s=READY_S, what=said.read_text)
+        assert process.poll() is None, said.read_text()
         yield through
     finally:
         process.terminate()

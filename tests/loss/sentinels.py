@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,10 @@ import redis
 
 from daemon.dev.embedded import valkey_program
 from daemon.dev.processes import free_port
+from tests.patience import wait_until
 
 SERVICE = "runs"
 READY_S = 20.0
-POLL_S = 0.02
 CONF = f"""\
 sentinel monitor {SERVICE} 127.0.0.1 {{primary}} 1
 sentinel down-after-milliseconds {SERVICE} 1000
@@ -66,15 +65,13 @@ class Watch:
         self._until(lambda: self.speak(name).ping())
 
     def _until(self, holds: Callable[[], object]) -> None:
-        until = time.monotonic() + READY_S
-        while True:
+        def answered() -> object:
             try:
-                if holds():
-                    return
+                return holds()
             except (redis.RedisError, OSError):
-                pass
-            assert time.monotonic() < until, [path.read_text() for path in self._home.glob("*.log")]
-            time.sleep(POLL_S)
+                return False
+
+        wait_until(answered, within_s=READY_S, what=lambda: [path.read_text() for path in self._home.glob("*.log")])
 
 
 @contextmanager
