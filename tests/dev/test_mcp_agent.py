@@ -18,6 +18,7 @@ from daemon.dev.agent import Log, ToolFailure
 from daemon.dev.example import demo_mcp_servers, demo_repository, demo_workflow
 from daemon.dev.gateway import DevGateway
 from daemon.dev.mcp_agent import McpAgent
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
