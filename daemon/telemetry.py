@@ -12,18 +12,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, TextIO, TypeVar
+from functools import partial
+from typing import Any, TextIO
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-_M = TypeVar("_M", Counter, Histogram)
+from daemon.counting import Count, Family, Level, Spread
 
 registry = CollectorRegistry(auto_describe=True)
 ProcessCollector(registry=registry)
@@ -32,44 +32,50 @@ GCCollector(registry=registry)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-def _counter(name: str, text: str, *labels: str) -> Counter:
-    return _quick(Counter(name, text, labels, registry=registry))
+def _counter(name: str, text: str) -> Count:
+    return Family(registry, name, text, (), Count).labels()
 
 
-def _quick(metric: _M) -> _M:
-    """Its children, looked up through a cache: the hot path counts ten things a step, and ``labels`` takes a lock."""
-    metric.labels = lru_cache(maxsize=1024)(metric.labels)  # type: ignore[method-assign]  # the same, remembered
-    return metric
+def _counters(name: str, text: str, *labels: str) -> Family[Count]:
+    return Family(registry, name, text, labels, Count)
 
 
-def _gauge(name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(name, text, labels, registry=registry)
+def _gauge(name: str, text: str) -> Level:
+    return Family(registry, name, text, (), Level).labels()
 
 
-def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = _FAST) -> Histogram:
-    return _quick(Histogram(name, text, labels, buckets=buckets, registry=registry))
+def _gauges(name: str, text: str, *labels: str) -> Family[Level]:
+    return Family(registry, name, text, labels, Level)
+
+
+def _histogram(name: str, text: str) -> Spread:
+    return Family(registry, name, text, (), partial(Spread, _FAST)).labels()
+
+
+def _histograms(name: str, text: str, *labels: str) -> Family[Spread]:
+    return Family(registry, name, text, labels, partial(Spread, _FAST))
 
 
 # Runtime: owning and carrying runs.
 resident_runs = _gauge("runwarden_resident_runs", "Runs that this node holds in memory.")
-claims = _counter("runwarden_claims_total", "Runs taken, by what became of it.", "outcome")
+claims = _counters("runwarden_claims_total", "Runs taken, by what became of it.", "outcome")
 passivations = _counter("runwarden_passivations_total", "Runs let go because they only wait.")
 turns = _counter("runwarden_turns_total", "Turns of runs: an inbox read and folded.")
 parked = _counter("runwarden_parked_total", "Runs set aside as engine_interrupted because their own turn failed.")
 poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside because their run could not take them.")
 fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
 leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
-sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
-letters = _counter("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
+sweep_marks = _counters("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
+letters = _counters("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
 strangers = _counter("runwarden_strange_letters_total", "Letters about attempts that nobody made; forged or very late.")
-attempts_ended = _counter("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")
-attempts_settled = _counter(
+attempts_ended = _counters("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")
+attempts_settled = _counters(
     "runwarden_attempts_settled_total", "Unknown outcomes that a late RESULT settled, by what it said.", "outcome"
 )
-repeats = _counter(
+repeats = _counters(
     "runwarden_repeats_total", "Harmless calls of unknown outcome that the engine repeats, by why it may.", "because"
 )
-runs_ended = _counter("runwarden_runs_ended_total", "Runs that came to their end, by status.", "status")
+runs_ended = _counters("runwarden_runs_ended_total", "Runs that came to their end, by status.", "status")
 
 # Store: the journal.
 commits = _counter("runwarden_commits_total", "Statements that committed transitions.")
@@ -80,28 +86,28 @@ commit_repeats = _counter("runwarden_commit_repeats_total", "Commits repeated be
 poisoned = _counter("runwarden_poisoned_total", "Transitions that Postgres can never accept.")
 
 # Fabric and ingest: carrying.
-ingest_envelopes = _counter(
+ingest_envelopes = _counters(
     "runwarden_ingest_envelopes_total", "Envelopes read, by Gateway and type.", "gateway", "type"
 )
 ingest_dropped = _counter("runwarden_ingest_dropped_total", "Envelopes for no run of ours, or unreadable.")
-gateway_subscribed = _gauge("runwarden_gateway_subscribed", "1 while this node reads a Gateway's events.", "gateway")
+gateway_subscribed = _gauges("runwarden_gateway_subscribed", "1 while this node reads a Gateway's events.", "gateway")
 invoke_failed = _counter("runwarden_gateway_invoke_failed_total", "INVOKE_FAILED about calls of ours; proves nothing.")
 chunks_dropped = _counter("runwarden_chunks_dropped_total", "CHUNKs dropped because a run's inbox was full.")
 
 # Dispatch: speaking to Gateways.
-calls = _counter(
+calls = _counters(
     "runwarden_gateway_calls_total",
     "Calls to Gateways, by verb, what came of it, and Gateway (empty: it never came to one).",
     "verb",
     "outcome",
     "gateway",
 )
-call_seconds = _histogram("runwarden_gateway_call_seconds", "Time until the Gateway answered, by verb.", "verb")
+call_seconds = _histograms("runwarden_gateway_call_seconds", "Time until the Gateway answered, by verb.", "verb")
 open_posts = _gauge("runwarden_open_posts", "Invokes written and not answered yet.")
 
 # Front.
-requests = _counter("runwarden_http_requests_total", "Requests, by route and status.", "route", "status")
-request_seconds = _histogram("runwarden_http_request_seconds", "Time of a request by route, but streams.", "route")
+requests = _counters("runwarden_http_requests_total", "Requests, by route and status.", "route", "status")
+request_seconds = _histograms("runwarden_http_request_seconds", "Time of a request by route, but streams.", "route")
 watchers = _gauge("runwarden_watchers", "Open event streams, and handlers waiting for a verdict.")
 sse_cut = _counter("runwarden_sse_cut_total", "Event streams cut off because the client read too slowly.")
 verdict_seconds = _histogram("runwarden_verdict_seconds", "From a command's row to its verdict, as its handler saw it.")
@@ -171,13 +177,17 @@ def set_up_logging(*, level: str, style: str, stream: TextIO | None = None) -> N
 
 def set_up_tracing(mode: str, *, node: str) -> None:
     """``console`` writes finished spans to standard error; ``off`` leaves OpenTelemetry's no-op in place."""
+    global _tracing
     if mode == "console":
+        _tracing = True
         provider = TracerProvider(resource=Resource.create({"service.name": "runwarden", "service.instance.id": node}))
         provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))
         trace.set_tracer_provider(provider)
 
 
 _tracer = trace.get_tracer("runwarden")
+_tracing = False
+"""Whether spans go anywhere. Asking OpenTelemetry each time costs 6 µs, and each call of a tool asks."""
 
 
 @contextmanager
@@ -191,5 +201,6 @@ def span(name: str, *, headers: Mapping[str, str] | None = None, **attributes: s
 def trace_headers() -> dict[str, str]:
     """``traceparent`` of the current span, for a call to a neighbour; empty when tracing is off."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    if _tracing:
+        propagate.inject(carrier)
     return carrier

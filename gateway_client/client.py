@@ -4,6 +4,7 @@ The one door of this room for the daemon. It never retries, never times a call o
 outcome: each method returns what the Gateway said or raises from the tree in `errors`.
 """
 
+import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -15,6 +16,7 @@ import orjson
 from yarl import URL
 
 from gateway_client.errors import (
+    MaybeSent,
     NotSent,
     ResultsUnsupported,
     Unavailable,
@@ -22,7 +24,7 @@ from gateway_client.errors import (
     fault_of_call,
     fault_of_read,
 )
-from gateway_client.http1 import Endpoint, UnsafeHeader, check_header, post_bytes, post_head
+from gateway_client.http1 import Answer, Endpoint, UnsafeHeader, check_header, post_bytes, post_head
 from gateway_client.invoker import Invoker
 from gateway_client.models import AgentInfo, Envelope, Invocation, ToolInfo
 from gateway_client.stream import EventStream, unreachable
@@ -108,17 +110,33 @@ class GatewayClient:
         NotSent(not_permitted), and what it raises passes through with nothing sent. `headers` go along, for instance
         a `traceparent`. Raises NotSent or MaybeSent.
         """
-        body = {
-            "req_id": call.req_id,
-            "agent_id": call.agent_id,
-            "tool_name": call.tool_name,
-            "arguments": call.arguments,
-            "timeout_ms": call.timeout_ms,
-            "stream": call.stream,
-        }
-        answer = await self._invoker.post(_request(self._invoke_head, body, headers), call.agent_id, may_send)
+        request = _request(self._invoke_head, _invocation(call), headers)
+        answer = await self._invoker.post(request, call.agent_id, may_send)
         if answer.status != 202:
             raise fault_of_call(answer.status, answer.body)
+
+    def invoke_at_once(
+        self,
+        call: Invocation,
+        *,
+        may_send: Callable[[], bool],
+        told: Callable[[NotSent | MaybeSent | None], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> asyncio.Future[Any] | None:
+        """As `invoke`, without a task, where nothing need be waited for before the write; else None, nothing done.
+
+        `told` hears once what `invoke` would have raised (None: 202), when the future is done; cancelling that gives
+        the call up. Raises NotSent for what is known before the write.
+        """
+
+        def over(outcome: Answer | MaybeSent) -> None:
+            if isinstance(outcome, MaybeSent):
+                told(outcome)
+            else:
+                told(None if outcome.status == 202 else fault_of_call(outcome.status, outcome.body))
+
+        request = _request(self._invoke_head, _invocation(call), headers)
+        return self._invoker.post_at_once(request, call.agent_id, may_send, over)
 
     async def cancel(self, req_id: str, agent_id: str, reason: str = "") -> None:
         """Returns when the cancel was written to the agent's tunnel. Raises NotSent or MaybeSent."""
@@ -206,6 +224,17 @@ class GatewayClient:
         if not isinstance(entries, list):
             raise Unavailable("bad_answer", f"{path} has no list of {name}")
         return entries
+
+
+def _invocation(call: Invocation) -> dict[str, Any]:
+    return {
+        "req_id": call.req_id,
+        "agent_id": call.agent_id,
+        "tool_name": call.tool_name,
+        "arguments": call.arguments,
+        "timeout_ms": call.timeout_ms,
+        "stream": call.stream,
+    }
 
 
 def _request(head: bytes, body: dict[str, Any], headers: Mapping[str, str] | None) -> bytes:

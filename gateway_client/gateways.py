@@ -7,7 +7,7 @@ of the Gateway that they are about.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from gateway_client.client import GatewayClient
 from gateway_client.directory import Directory
@@ -54,6 +54,28 @@ class Gateways:
             await client.invoke(call, may_send=may_send, headers=headers)
 
         return await self._at_its_gateway(call.agent_id, carry)
+
+    def invoke_at_once(
+        self,
+        call: Invocation,
+        *,
+        may_send: Callable[[], bool],
+        told: Callable[[NotSent | MaybeSent | None], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> asyncio.Future[Any] | None:
+        """As `GatewayClient.invoke_at_once`, at the only Gateway; None where there are several, for there a refusal may
+        have to be followed by a call elsewhere.
+        """
+        if len(self.clients) > 1:
+            return None
+        ((name, client),) = self.clients.items()
+
+        def over(fault: NotSent | MaybeSent | None) -> None:
+            if fault is not None:
+                fault.gateway = name
+            told(fault)
+
+        return client.invoke_at_once(call, may_send=may_send, told=over, headers=headers)
 
     async def cancel(self, req_id: str, agent_id: str, reason: str = "") -> str:
         """As `GatewayClient.cancel`, at the Gateway that holds the agent now; answers its name."""

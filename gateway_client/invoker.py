@@ -164,6 +164,40 @@ class Invoker:
         finally:
             self._turnstile.leave(agent_id)
 
+    def post_at_once(
+        self, request: bytes, agent_id: str, may_send: Callable[[], bool], told: Callable[[Answer | MaybeSent], None]
+    ) -> asyncio.Future[Answer | MaybeSent] | None:
+        """As `post`, without a task, where nothing need be waited for before the write; else None, and nothing is done.
+
+        `told` hears of the outcome once, when the future is done; who cancels the future gives the call up. Raises
+        NotSent(not_permitted). It saves most of what a call costs, for nearly all calls find a place and a connection.
+        """
+        if self._answer_timeout_s is not None or not self._idle or not self._turnstile.enter_at_once(agent_id):
+            return None
+        connection, waiter = self._take_idle(), None
+
+        def over(waiter: asyncio.Future[Answer | MaybeSent]) -> None:
+            leave()
+            gave_up = MaybeSent("connection_lost", "nobody waited for the answer any more")
+            told(gave_up if waiter.cancelled() else waiter.result())
+
+        def leave() -> None:
+            if connection is not None:
+                self._put_back(connection)
+            self._turnstile.leave(agent_id)
+
+        try:
+            if connection is None:
+                return None
+            if not may_send():
+                raise NotSent("not_permitted")
+            waiter = connection.send(request)
+            waiter.add_done_callback(over)
+            return waiter
+        finally:
+            if waiter is None:
+                leave()
+
     def begin_no_more(self) -> None:
         """Those who wait for a place are refused at once, and whoever comes later."""
         self._turnstile.shut()

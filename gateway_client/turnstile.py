@@ -5,6 +5,7 @@ take the connections of its neighbours. Whoever waits here has written nothing, 
 """
 
 import asyncio
+import contextlib
 from typing import Final
 
 from gateway_client.errors import NotSent
@@ -28,17 +29,27 @@ class Turnstile:
         """Before a call. Raises NotSent: `agent_busy`, `gateway_unavailable`, or `not_permitted` once shut."""
         if self._shut:
             raise NotSent("not_permitted", "no call is begun any more")
+        if self.enter_at_once(agent_id):
+            return
         lane = self._lanes.get(agent_id) or self._lane(agent_id)
         lane.users += 1
-        if not lane.places.locked() and not self._places.locked():  # then neither of these waits
-            await lane.places.acquire()
-            await self._places.acquire()
-            return
         try:
             await self._wait(lane, agent_id)
         except BaseException:
             lane.users -= 1
             raise
+
+    def enter_at_once(self, agent_id: str) -> bool:
+        """As `enter`, where nobody need wait; False, and nothing is entered, where one must, or once shut."""
+        if self._shut:
+            return False
+        lane = self._lanes.get(agent_id) or self._lane(agent_id)
+        if lane.places.locked() or self._places.locked():
+            return False
+        lane.users += 1
+        _take(lane.places)
+        _take(self._places)
+        return True
 
     def leave(self, agent_id: str) -> None:
         """After it, however it ended."""
@@ -85,6 +96,12 @@ class Turnstile:
         if in_lane:
             return NotSent("gateway_unavailable", f"{self._in_all} calls wait for the Gateway's answer already")
         return NotSent("agent_busy", f"{self._per_agent} calls to {agent_id} wait for the Gateway's answer already")
+
+
+def _take(places: asyncio.Semaphore) -> None:
+    """A place of a semaphore that is not locked: its coroutine ends at its first step."""
+    with contextlib.suppress(StopIteration):
+        places.acquire().send(None)
 
 
 class _Lane:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from daemon.config import mask
 from daemon.errors import FabricUnavailable, SetupError
+from daemon.fabric.line import Line, Script
 from daemon.fabric.primary import open_primary
 from daemon.telemetry import log
 
@@ -24,7 +25,8 @@ SAFE_POLICY = "noeviction"
 
 
 class Client:
-    """One Redis, two manners of speaking: ``redis`` for commands with a time limit, ``patient`` for blocking reads.
+    """One Redis, three manners of speaking: ``line`` for what every step asks (and ``doorbell``, another such, for the
+    one read of those that blocks), ``redis`` for all that is rarer, ``patient`` for blocking reads.
 
     A blocking read goes ``within`` a limit too: a server that vanished without a word would be waited for for ever.
     """
@@ -35,21 +37,29 @@ class Client:
         self.redis, sentinel = open_primary(url, **_options(connections=32, timeout_s=timeout_s))
         self.patient, patient_sentinel = open_primary(url, **_options(connections=8, timeout_s=None))
         self._sentinels = [one for one in (sentinel, patient_sentinel) if one is not None]
+        make = self.redis.connection_pool.make_connection
+        self.line, self.doorbell = Line(make, timeout_s=timeout_s), Line(make, timeout_s=timeout_s)
 
     def script(self, name: str) -> Any:
         """A script of ``lua/``; loaded when the server does not know it (NOSCRIPT), so SCRIPT FLUSH harms nothing."""
-        text = resources.files("daemon.fabric").joinpath("lua", name + ".lua").read_text()
-        return self.redis.register_script(text)
+        return self.redis.register_script(script(name).text)
 
     def within(self, block_ms: int) -> asyncio.Timeout:
         """Around a blocking read that the server answers after ``block_ms`` at the latest."""
         return asyncio.timeout(block_ms / 1000 + self._timeout_s)
 
     async def close(self) -> None:
+        self.line.close()
+        self.doorbell.close()
         await self.redis.aclose()
         await self.patient.aclose()
         for sentinel in self._sentinels:
             await sentinel.aclose()
+
+
+def script(name: str) -> Script:
+    """A script of ``lua/``."""
+    return Script(resources.files("daemon.fabric").joinpath("lua", name + ".lua").read_text())
 
 
 def _options(*, connections: int, timeout_s: float | None) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any, cast
 from uuid import UUID
 
 from daemon import telemetry
-from daemon.fabric.client import Client, speaking
+from daemon.fabric.client import Client, script, speaking
 from daemon.fabric.keys import Keys
+from daemon.fabric.line import Command
 from daemon.machine.commands import Entry, Mark, RunId, Urgency
 from daemon.machine.record import Told
 
@@ -41,11 +42,12 @@ class Inbox:
     """All inboxes and this node's doorbell."""
 
     def __init__(self, client: Client, keys: Keys, *, bound: int) -> None:
-        self._client = client
+        self._line = client.line
+        self._doorbell = client.doorbell
         self._keys = keys
         self._bound = bound
-        self._append = client.script("append")
-        self._after = client.script("after")
+        self._append = script("append")
+        self._after = script("after")
         self._answered: list[bytes] = []
         """Bells of this node that have been told and are still to be deleted."""
 
@@ -64,7 +66,7 @@ class Inbox:
             keys += (self._keys.inbox(post.run_id), self._keys.lease(post.run_id))
             args += (post.run_id.hex, post.urgency, post.letter, post.mark.term, post.mark.number)
         with speaking():
-            dropped = await self._append(keys=keys, args=args)
+            dropped = await self._line.run(self._append, keys, args)
         if dropped:
             telemetry.chunks_dropped.inc(dropped)
 
@@ -78,10 +80,10 @@ class Inbox:
         if not runs:
             return {}
         with speaking():
-            answer = await self._client.redis.xread(dict.fromkeys(runs, b"0"), count=READ_LIMIT)
+            (answer,) = await self._line.ask(("XREAD", "COUNT", READ_LIMIT, "STREAMS", *runs, *["0"] * len(runs)))
         return {
             runs[key.decode()]: [
-                (entry, fields[b"e"], Mark(int(fields[b"t"]), int(fields[b"n"]))) for entry, fields in entries
+                (entry, letter, Mark(int(term), int(number))) for entry, (_, letter, _, term, _, number) in entries
             ]
             for key, entries in _streams(answer)
         }
@@ -96,35 +98,32 @@ class Inbox:
         for run_id, told in said.items():
             args += (self._keys.events(run_id), told.pack())
         with speaking():
-            await self._after(keys=[self._keys.inbox(run_id) for run_id in folded], args=args)
+            await self._line.run(self._after, [self._keys.inbox(run_id) for run_id in folded], args)
 
     async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]:
         """Wait at this node's doorbell; answers which runs to look at and how urgently (empty after ``block_ms``)."""
         key = self._keys.doorbell(node)
         with speaking():
-            async with self._client.within(block_ms), self._client.patient.pipeline(transaction=False) as pipe:
-                if self._answered:  # by name: a server that lost the stream may count its entries from an earlier hour
-                    pipe.xdel(key, *self._answered)
-                pipe.xread({key: b"0"}, block=block_ms, count=100)
-                answer = (await pipe.execute())[-1]
-            entries = [entry for _, told in _streams(answer) for entry in told]
-            self._answered = [entry for entry, _ in entries]
+            commands: list[Command] = [("XREAD", "BLOCK", block_ms, "COUNT", 100, "STREAMS", key, "0")]
+            if self._answered:  # by name: a server that lost the stream may count its entries from an earlier hour
+                commands.insert(0, ("XDEL", key, *self._answered))
+            answer = (await self._doorbell.ask(*commands, within_s=block_ms / 1000))[-1]
+        entries = [entry for _, told in _streams(answer) for entry in told]
+        self._answered = [entry for entry, _ in entries]
         rung: dict[RunId, Urgency] = {}
-        for _, fields in entries:
-            for word in fields[b"b"].decode().split():
+        for _, (_, words) in entries:
+            for word in words.decode().split():
                 run_id, urgency = RunId(UUID(word[:-1])), cast(Urgency, word[-1])
                 if _RANK[urgency] > _RANK.get(rung.get(run_id, ""), 0):
                     rung[run_id] = urgency
         return rung
 
 
-def _streams(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
-    """What XREAD answers, of RESP2 (a list, or nothing) and of RESP3 (a map) alike."""
+def _streams(answer: Any) -> list[tuple[bytes, list[tuple[bytes, list[bytes]]]]]:
+    """What XREAD answers, in RESP2 (a list, or nothing) and in RESP3 (a map): by stream, entries as (id, fields)."""
     if not answer:
         return []
-    if isinstance(answer, list):
-        return [(key, entries) for key, entries in answer]
-    return [(key, entries[0]) for key, entries in answer.items()]
+    return answer if isinstance(answer, list) else list(answer.items())
 
 
 _RANK: Mapping[str, int] = {"s": 1, "h": 2, "c": 3}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, assert_never
+from functools import partial
+from typing import Any, TypeVar, assert_never
 
 from daemon import telemetry
 from daemon.machine.commands import Letter, NotSent, SendUncertain, Sent
@@ -32,17 +33,24 @@ class GatewayDispatch:
 
     def __init__(self, gateways: Gateways) -> None:
         self._gateways = gateways
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        """What is under way: a task each, or an invoke's answer alone where it was begun without one."""
         self._questions: set[asyncio.Task[None]] = set()
         """Those of the tasks that the next owner repeats: inquiries and cancels."""
         self._draining = False
+        self._only = next(iter(gateways.clients))
+        """The Gateway of calls that are begun at once."""
 
     def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None:
-        """Carry the effect out in a task of its own; ``answer`` is called exactly once, at the end.
+        """Carry the effect out; ``answer`` is called exactly once, at the end.
+
+        An invoke that need not wait for a place or a connection is written here and now; all else has its own task.
 
         A cancel is answered at once: it has nothing to tell, and an agent that takes nothing any more may hold it open
         for ever. Its run must not stay resident for that.
         """
+        if isinstance(effect, Invoke) and self._invoke_at_once(effect, permit, answer):
+            return
         if isinstance(effect, Cancel):
             answer(None)
             answer = _to_nobody
@@ -86,34 +94,52 @@ class GatewayDispatch:
         finally:
             answer(said)
 
-    async def _invoke(self, effect: Invoke, permit: Permit) -> Letter:
-        call = Invocation(
-            req_id=effect.req_id,
-            agent_id=effect.agent_id,
-            tool_name=effect.tool_name,
-            arguments=effect.arguments,
-            timeout_ms=effect.timeout_ms,
-            stream=effect.stream,
-        )
+    def _invoke_at_once(self, effect: Invoke, permit: Permit, answer: Answer) -> bool:
+        """Whether the call needed no task: it was written, or surely never will be."""
         started = time.monotonic()
-        outcome, gateway = "sent", ""
+        telemetry.open_posts.inc()
+
+        def over(fault: ProvenUnsent | MaybeSent | None) -> None:
+            telemetry.open_posts.dec()
+            answer(_told(effect, fault, self._only, started))
+
+        try:
+            call = self._gateways.invoke_at_once(
+                _invocation(effect), may_send=partial(self._may_send, permit), told=over, headers=trace_headers()
+            )
+        except ProvenUnsent as fault:
+            # Not from within the turn that asked: it is answered like everything else, later.
+            asyncio.get_running_loop().call_soon(over, fault)
+            return True
+        except Exception as fault:  # noqa: BLE001 - an unforeseen fault proves nothing; the deadline decides
+            telemetry.open_posts.dec()
+            log.exception("dispatch failed", effect="Invoke", fault=str(fault))
+            asyncio.get_running_loop().call_soon(answer, None)
+            return True
+        if call is None:
+            telemetry.open_posts.dec()
+            return False
+        self._tasks.add(call)
+        call.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _invoke(self, effect: Invoke, permit: Permit) -> Letter:
+        started = time.monotonic()
+        fault: ProvenUnsent | MaybeSent | None = None
+        gateway = ""
         telemetry.open_posts.inc()
         try:
             gateway = await self._gateways.invoke(
-                call, may_send=lambda: not self._draining and permit(), headers=trace_headers()
+                _invocation(effect), may_send=partial(self._may_send, permit), headers=trace_headers()
             )
-        except ProvenUnsent as fault:
-            outcome, gateway = fault.code, fault.gateway
-            return NotSent(req_id=effect.req_id, tries=effect.tries, reason=fault.code, detail=str(fault))
-        except MaybeSent as fault:
-            outcome, gateway = fault.code, fault.gateway
-            return SendUncertain(req_id=effect.req_id, reason=fault.code, detail=str(fault))
-        else:
-            return Sent(req_id=effect.req_id)
+        except (ProvenUnsent, MaybeSent) as known:
+            fault = known
         finally:
             telemetry.open_posts.dec()
-            telemetry.calls.labels("invoke", outcome, gateway).inc()
-            telemetry.call_seconds.labels("invoke").observe(time.monotonic() - started)
+        return _told(effect, fault, gateway, started)
+
+    def _may_send(self, permit: Permit) -> bool:
+        return not self._draining and permit()
 
     async def _inquire(self, effect: Inquire) -> Letter | None:
         """What the store says. Nothing where there is no store (501): then the deadline decides, as it does anyway."""
@@ -145,6 +171,29 @@ class GatewayDispatch:
                 telemetry.calls.labels(verb, "answered", "").inc()
                 return answer
         return None
+
+
+def _invocation(effect: Invoke) -> Invocation:
+    return Invocation(
+        req_id=effect.req_id,
+        agent_id=effect.agent_id,
+        tool_name=effect.tool_name,
+        arguments=effect.arguments,
+        timeout_ms=effect.timeout_ms,
+        stream=effect.stream,
+    )
+
+
+def _told(effect: Invoke, fault: ProvenUnsent | MaybeSent | None, gateway: str, started: float) -> Letter:
+    """What an invoke proved, counted and as a letter; ``gateway`` took it, unless ``fault`` names another."""
+    outcome = "sent" if fault is None else fault.code
+    telemetry.calls.labels("invoke", outcome, gateway if fault is None else fault.gateway).inc()
+    telemetry.call_seconds.labels("invoke").observe(time.monotonic() - started)
+    if fault is None:
+        return Sent(req_id=effect.req_id)
+    if isinstance(fault, ProvenUnsent):
+        return NotSent(req_id=effect.req_id, tries=effect.tries, reason=fault.code, detail=str(fault))
+    return SendUncertain(req_id=effect.req_id, reason=fault.code, detail=str(fault))
 
 
 def _to_nobody(letter: Letter | None) -> None:

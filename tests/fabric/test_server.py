@@ -44,12 +44,12 @@ def closed_this_instant(fabric: OverRedis) -> None:
 
 async def test_a_connection_that_ends_as_it_is_used_is_a_redis_that_does_not_answer(fabric: OverRedis) -> None:
     """Then uvloop raises a RuntimeError, which is no defect of ours."""
-    run_id, inbox = new_run(), fabric.inbox()
-    await inbox.append([Post(run_id, "h", b"letter")])
+    role = fabric.role("n1")
+    await role.hold()
     closed_this_instant(fabric)
     with pytest.raises(FabricUnavailable):
-        await inbox.append([Post(run_id, "h", b"letter")])
-    await inbox.append([Post(run_id, "h", b"letter")])
+        await role.hold()
+    assert await role.hold()
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("the handler is closed"), AttributeError("credential_provider")])

@@ -220,7 +220,8 @@ async def test_stolen_req_id_is_believed_which_is_why_it_cannot_be_guessed(out: 
     assert attempt_of(run)["result_json"]["content"][0]["text"] == "forged"
     out.tools.release.set()
     await eventually(lambda: len(out.gateway.of("RESULT")) == 2, what="the agent's own RESULT")
-    assert attempt_of(await out.live.run(run_id)) == attempt_of(run)
+    after, before = attempt_of(await out.live.run(run_id)), attempt_of(run)
+    assert {**after, "log_preview": ""} == {**before, "log_preview": ""}  # its log may still come
     assert out.ran == ["slow"]
 
 
