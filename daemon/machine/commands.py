@@ -24,7 +24,7 @@ Urgency = Literal["s", "h", "c"]
 CommandKind = Literal["start", "approve", "reject", "resume", "skip", "mark_done", "cancel"]
 
 
-class Command(Struct, frozen=True, kw_only=True):
+class Command(Struct, frozen=True, kw_only=True, gc=False):
     """One row of ``workflow_run_commands``: what a person (``issued_by``) wants of the run.
 
     ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned.
@@ -40,7 +40,7 @@ class Command(Struct, frozen=True, kw_only=True):
     note: str | None = None
 
 
-class Mark(Struct, frozen=True):
+class Mark(Struct, frozen=True, gc=False):
     """Where a letter stands among all letters of its ingest: (term of the holder, number within the term)."""
 
     term: int
@@ -51,13 +51,13 @@ Entry: TypeAlias = tuple[bytes, bytes, Mark]
 """A letter as an inbox keeps it: what to delete it by, the raw envelope, its mark."""
 
 
-class Sent(Struct, frozen=True, kw_only=True):
+class Sent(Struct, frozen=True, kw_only=True, gc=False):
     """The Gateway answered 202: it wrote the call to the agent's socket. No proof that the agent saw it."""
 
     req_id: ReqId
 
 
-class NotSent(Struct, frozen=True, kw_only=True):
+class NotSent(Struct, frozen=True, kw_only=True, gc=False):
     """Proof that no agent saw the call. ``reason`` is a stable code, ``detail`` a sentence for people.
 
     ``tries`` is that of the ``Invoke`` it answers: the same attempt is sent again after a proof, and an old proof seen
@@ -70,7 +70,7 @@ class NotSent(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class SendUncertain(Struct, frozen=True, kw_only=True):
+class SendUncertain(Struct, frozen=True, kw_only=True, gc=False):
     """The call may have reached the agent: the answer was lost or says nothing."""
 
     req_id: ReqId
@@ -78,7 +78,7 @@ class SendUncertain(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Acked(Struct, frozen=True, kw_only=True):
+class Acked(Struct, frozen=True, kw_only=True, gc=False):
     """The agent received the call (``accepted``), or could not parse it (then no RESULT follows)."""
 
     req_id: ReqId
@@ -86,7 +86,7 @@ class Acked(Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-class Chunk(Struct, frozen=True, kw_only=True):
+class Chunk(Struct, frozen=True, kw_only=True, gc=False):
     """Output of the running tool. ``dropped_*`` is what was lost since the previous chunk."""
 
     req_id: ReqId
@@ -97,7 +97,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
     mark: Mark | None = None
 
 
-class Result(Struct, frozen=True, kw_only=True):
+class Result(Struct, frozen=True, kw_only=True, gc=False):
     """The RESULT envelope: what became of the call, as the agent tells it."""
 
     req_id: ReqId
@@ -109,7 +109,7 @@ class Result(Struct, frozen=True, kw_only=True):
     result: Any = None
 
 
-class CancelAcked(Struct, frozen=True, kw_only=True):
+class CancelAcked(Struct, frozen=True, kw_only=True, gc=False):
     """The agent's answer to CANCEL: whether the call was active and is being stopped."""
 
     req_id: ReqId

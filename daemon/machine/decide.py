@@ -26,14 +26,14 @@ from daemon.machine.events import (
 from daemon.machine.state import MAX_ATTEMPTS, Limits, Run
 
 
-class Refusal(Struct, frozen=True):
+class Refusal(Struct, frozen=True, gc=False):
     """Why a command does nothing: a stable code and a sentence that says what to do."""
 
     code: str
     message: str
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """``events`` when applied (perhaps none: it was so already), or ``refusal``."""
 
     events: Sequence[Event] = ()

@@ -15,7 +15,7 @@ from daemon.machine.commands import Epoch, ReqId
 from daemon.machine.state import Attempt, Run
 
 
-class Invoke(Struct, frozen=True, kw_only=True):
+class Invoke(Struct, frozen=True, kw_only=True, gc=False):
     """Call the tool. Sent at most once for each ``(req_id, tries)``, ever."""
 
     req_id: ReqId
@@ -29,7 +29,7 @@ class Invoke(Struct, frozen=True, kw_only=True):
     stream: bool
 
 
-class Inquire(Struct, frozen=True, kw_only=True):
+class Inquire(Struct, frozen=True, kw_only=True, gc=False):
     """Ask the Gateway's result store what became of the call; harmless to repeat."""
 
     req_id: ReqId
@@ -37,7 +37,7 @@ class Inquire(Struct, frozen=True, kw_only=True):
     """Which occasion this is, so that each is asked about once: as ``_looks`` counts, or ``WHILE_CANCELING``."""
 
 
-class Cancel(Struct, frozen=True, kw_only=True):
+class Cancel(Struct, frozen=True, kw_only=True, gc=False):
     """Ask the agent to stop the call."""
 
     req_id: ReqId

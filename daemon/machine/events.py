@@ -26,14 +26,14 @@ COMMITS_LOST = "commits_lost"
 """The code of a run parked because Postgres lost commits: nothing runs again before a person says so."""
 
 
-class RunCreated(Struct, frozen=True, kw_only=True):
+class RunCreated(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "run.created"
     title: str
     steps: int
     by: str
 
 
-class RunResumed(Struct, frozen=True, kw_only=True):
+class RunResumed(Struct, frozen=True, kw_only=True, gc=False):
     """A person let a paused run go on: its current step will be attempted again."""
 
     type: ClassVar[str] = "run.resumed"
@@ -41,11 +41,11 @@ class RunResumed(Struct, frozen=True, kw_only=True):
     by: str
 
 
-class RunCompleted(Struct, frozen=True, kw_only=True):
+class RunCompleted(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "run.completed"
 
 
-class RunFailed(Struct, frozen=True, kw_only=True):
+class RunFailed(Struct, frozen=True, kw_only=True, gc=False):
     """The run is over: rejected, or its own deadline passed. An attempt in flight lingers as after a cancel."""
 
     type: ClassVar[str] = "run.failed"
@@ -55,7 +55,7 @@ class RunFailed(Struct, frozen=True, kw_only=True):
     """When the grace for an attempt in flight ends, epoch ms; None: the run had come to a stop by itself."""
 
 
-class RunCanceled(Struct, frozen=True, kw_only=True):
+class RunCanceled(Struct, frozen=True, kw_only=True, gc=False):
     """The run is over at once; an attempt in flight lingers until the agent's answer or the grace's end."""
 
     type: ClassVar[str] = "run.canceled"
@@ -65,7 +65,7 @@ class RunCanceled(Struct, frozen=True, kw_only=True):
     """When the grace for an attempt in flight ends, epoch ms."""
 
 
-class RunParked(Struct, frozen=True, kw_only=True):
+class RunParked(Struct, frozen=True, kw_only=True, gc=False):
     """The engine itself failed on this run, or lost what it knew of it; it stands still until a person resumes it.
 
     ``error_code``: ``engine_interrupted``, its own turn kept failing; ``commits_lost``, the database came back older
@@ -79,26 +79,26 @@ class RunParked(Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-class StepPaused(Struct, frozen=True, kw_only=True):
+class StepPaused(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "step.paused"
     step_index: int
     paused_reason: PausedReason
 
 
-class StepApproved(Struct, frozen=True, kw_only=True):
+class StepApproved(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "step.approved"
     step_index: int
     by: str
 
 
-class StepRejected(Struct, frozen=True, kw_only=True):
+class StepRejected(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "step.rejected"
     step_index: int
     by: str
     reason: str | None
 
 
-class StepSkipped(Struct, frozen=True, kw_only=True):
+class StepSkipped(Struct, frozen=True, kw_only=True, gc=False):
     """A person lets the run go on without this step."""
 
     type: ClassVar[str] = "step.skipped"
@@ -107,7 +107,7 @@ class StepSkipped(Struct, frozen=True, kw_only=True):
     reason: str | None
 
 
-class StepMarkedDone(Struct, frozen=True, kw_only=True):
+class StepMarkedDone(Struct, frozen=True, kw_only=True, gc=False):
     """A person has seen that the step's work is done, whatever the engine knows of it."""
 
     type: ClassVar[str] = "step.completed"
@@ -116,7 +116,7 @@ class StepMarkedDone(Struct, frozen=True, kw_only=True):
     note: str
 
 
-class StepRepeating(Struct, frozen=True, kw_only=True):
+class StepRepeating(Struct, frozen=True, kw_only=True, gc=False):
     """Nobody knows whether the tool ran, and it may simply be called again: it will be, at ``at`` (epoch ms)."""
 
     type: ClassVar[str] = "step.repeating"
@@ -126,18 +126,18 @@ class StepRepeating(Struct, frozen=True, kw_only=True):
     at: int
 
 
-class StepCompleted(Struct, frozen=True, kw_only=True):
+class StepCompleted(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "step.completed"
     step_index: int
 
 
-class StepFailed(Struct, frozen=True, kw_only=True):
+class StepFailed(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "step.progress"
     step_index: int
     attempt_index: int
 
 
-class AttemptIntended(Struct, frozen=True, kw_only=True):
+class AttemptIntended(Struct, frozen=True, kw_only=True, gc=False):
     """The engine is about to call the tool; committed before the call, with the epoch that alone may send it."""
 
     type: ClassVar[str] = "step.progress"
@@ -151,14 +151,14 @@ class AttemptIntended(Struct, frozen=True, kw_only=True):
     """Epoch ms; the tool's deadline."""
 
 
-class AttemptSent(Struct, frozen=True, kw_only=True):
+class AttemptSent(Struct, frozen=True, kw_only=True, gc=False):
     """The Gateway took the call, and the agent has not acknowledged it yet."""
 
     type: ClassVar[str] = "tool.sent"
     req_id: ReqId
 
 
-class AttemptUnsent(Struct, frozen=True, kw_only=True):
+class AttemptUnsent(Struct, frozen=True, kw_only=True, gc=False):
     """Proof that the call never left; it may be intended again at ``retry_at`` (epoch ms), or not at all (None)."""
 
     type: ClassVar[str] = "tool.unsent"
@@ -168,14 +168,14 @@ class AttemptUnsent(Struct, frozen=True, kw_only=True):
     retry_at: int | None
 
 
-class AttemptRunning(Struct, frozen=True, kw_only=True):
+class AttemptRunning(Struct, frozen=True, kw_only=True, gc=False):
     """The agent acknowledged the call."""
 
     type: ClassVar[str] = "tool.status"
     req_id: ReqId
 
 
-class LogAppended(Struct, frozen=True, kw_only=True):
+class LogAppended(Struct, frozen=True, kw_only=True, gc=False):
     """Output of the tool, aggregated. ``mark`` is the last letter folded into it, so that repeats are known."""
 
     type: ClassVar[str] = "tool.log"
@@ -187,7 +187,7 @@ class LogAppended(Struct, frozen=True, kw_only=True):
     mark: Mark | None
 
 
-class AttemptCanceling(Struct, frozen=True, kw_only=True):
+class AttemptCanceling(Struct, frozen=True, kw_only=True, gc=False):
     """The engine will ask the agent to stop: the deadline passed, or no acknowledgement came."""
 
     type: ClassVar[str] = "tool.canceling"
@@ -197,7 +197,7 @@ class AttemptCanceling(Struct, frozen=True, kw_only=True):
     """When the grace for the agent's answer ends, epoch ms."""
 
 
-class AttemptEnded(Struct, frozen=True, kw_only=True):
+class AttemptEnded(Struct, frozen=True, kw_only=True, gc=False):
     """The verdict on an attempt; the first stands for ever. ``result`` goes to the attempt's row, not the payload."""
 
     type: ClassVar[str] = "tool.result"
@@ -211,7 +211,7 @@ class AttemptEnded(Struct, frozen=True, kw_only=True):
     result: Any = None
 
 
-class EvidenceFound(Struct, frozen=True, kw_only=True):
+class EvidenceFound(Struct, frozen=True, kw_only=True, gc=False):
     """What the agent said after the verdict. Moves no status."""
 
     type: ClassVar[str] = "tool.evidence"
@@ -223,7 +223,7 @@ class EvidenceFound(Struct, frozen=True, kw_only=True):
     result: Any = None
 
 
-class AttemptSettled(Struct, frozen=True, kw_only=True):
+class AttemptSettled(Struct, frozen=True, kw_only=True, gc=False):
     """A RESULT came while the run stood still for an unknown outcome: now it is known, and the run goes on by it."""
 
     type: ClassVar[str] = "tool.evidence"

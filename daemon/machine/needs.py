@@ -19,13 +19,13 @@ Hint = Literal["read_only", "idempotent"]
 """What a tool says of itself in its MCP annotations; absent: that it may change things, each time anew."""
 
 
-class Needs(Struct, frozen=True, kw_only=True):
+class Needs(Struct, frozen=True, kw_only=True, gc=False):
     """``agents``: those whose Gateway must be asked about before the next turn's intents."""
 
     agents: frozenset[str] = frozenset()
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class Facts(Struct, frozen=True, kw_only=True, gc=False):
     """What the runtime found. ``epoch`` is the claim under which new intents are made."""
 
     epoch: Epoch

@@ -58,7 +58,7 @@ class VerdictRow(NamedTuple):
     message: str | None
 
 
-class Told(Struct, frozen=True):
+class Told(Struct, frozen=True, gc=False):
     """One commit of a run: events ``first_seq … last_seq`` as SSE frames (none if first > last), commands decided."""
 
     first_seq: int
@@ -98,7 +98,7 @@ class Outcomes:
         self.poisoned: dict[RunId, str] = {}
 
 
-class Transition(Struct, frozen=True, kw_only=True):
+class Transition(Struct, frozen=True, kw_only=True, gc=False):
     """Everything a turn wants committed, fenced by (run, epoch, owner, expected_seq)."""
 
     run: Run

@@ -82,7 +82,7 @@ def check_move(table: Mapping[_S, frozenset[_S]], old: _S, new: _S) -> _S:
     return new
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class Limits(Struct, frozen=True, kw_only=True, gc=False):
     """The engine's patience, in milliseconds. Facts for the machine: events record the times computed from them."""
 
     ack_timeout_ms: int = 10_000
@@ -94,7 +94,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How often in a row a harmless call of unknown outcome is repeated before a person is asked (a count)."""
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     """One call of a step's tool. Times are epoch ms; ``ended_at`` set means there is a verdict."""
 
     step_index: int
@@ -125,7 +125,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
         return self.ended_at is None and self.state in IN_FLIGHT
 
 
-class StepState(Struct, frozen=True, kw_only=True):
+class StepState(Struct, frozen=True, kw_only=True, gc=False):
     """One step: its status, how often it was attempted, who approved it, who ended it otherwise (epoch ms each)."""
 
     status: StepStatus = "pending"
@@ -138,7 +138,7 @@ class StepState(Struct, frozen=True, kw_only=True):
     note: str | None = None
 
 
-class Run(Struct, frozen=True, kw_only=True):
+class Run(Struct, frozen=True, kw_only=True, gc=False):
     """A run as the machine sees it. ``attempt`` is the newest one; ``past`` holds earlier ones, newest first."""
 
     id: RunId

@@ -35,6 +35,8 @@ class Lane:
         """``pooled``: see ``pool.session``."""
         self._url = url
         self._session = session("runwarden journal", pooled=pooled)
+        if not pooled:  # no plan of the commit depends on what is in a batch, so that planning each is a waste
+            self._session["server_settings"]["plan_cache_mode"] = "force_generic_plan"
         self._connection: Connection | None = None
 
     async def open(self) -> None:
