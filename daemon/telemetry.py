@@ -60,6 +60,11 @@ poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside b
 fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
 leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
 sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
+looks = _counter(
+    "runwarden_looks_total",
+    "Looks at calls of passive runs, by what came of them: found, nothing, away, letters, overtaken.",
+    "outcome",
+)
 letters = _counter("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
 strangers = _counter("runwarden_strange_letters_total", "Letters about attempts that nobody made; forged or very late.")
 attempts_ended = _counter("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")

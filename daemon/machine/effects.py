@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from daemon.machine.commands import Epoch, ReqId
 from daemon.machine.events import PausedReason
-from daemon.machine.state import Attempt, AttemptState, Canceling, Run, RunStatus
+from daemon.machine.state import AttemptState, Canceling, Run, RunStatus
 
 
 class Invoke(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -21,18 +21,21 @@ from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
+from daemon.fabric.waiting import waiting
 from daemon.machine.state import Limits
 from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
 from daemon.runtime.hearing import open_ears
 from daemon.runtime.host import Host
+from daemon.runtime.looks import Looks
 from daemon.runtime.ownership import Ownership
 from daemon.runtime.presence import Presence
 from daemon.runtime.residents import Residents
 from daemon.runtime.sweep import Sweep, node_beacon
 from daemon.store.claims import Claims
 from daemon.store.journal import Lane
+from daemon.store.passive import PassiveRuns
 from daemon.store.poison import Poison
 from daemon.store.pool import Pool
 from daemon.telemetry import log
@@ -97,7 +100,24 @@ class Runner:
             batch=settings.store.journal_batch,
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        self._sweep = _sweep(settings, node, redis, keys, claims, leases, inbox, ready, self.unsure)
+        passive = PassiveRuns(pool)
+        self._looks = Looks(
+            runs=passive, inbox=inbox, ready=ready, waiting=partial(waiting, redis, keys), results=gateways.results
+        )
+        self._sweep = Sweep(
+            claims=claims,
+            runs=passive,
+            looks=self._looks,
+            leases=leases,
+            inbox=inbox,
+            ready=ready,
+            role=Role(redis, keys, "sweep", node=node, ttl_s=max(ttl_s, 3 * runtime.sweep_period_s)),
+            generation=Generation(redis, keys),
+            shining=partial(shining, redis, keys),
+            unsure=self.unsure,
+            period_s=runtime.sweep_period_s,
+            stale_after_s=runtime.stale_after_s,
+        )
 
     @property
     def hears(self) -> bool:
@@ -137,6 +157,7 @@ class Runner:
             "leave": self._ownership.leave(),
             "presence": self._presence.run(),
             "sweep": self._sweep.run(),
+            "looks": self._looks.run(),
             **self._hearing.parts(),
         }
 
@@ -166,33 +187,6 @@ class Runner:
                 await self._host.quiet()
         except TimeoutError:
             log.warning("some turns did not finish before the hand-over; their next owner repeats them")
-
-
-def _sweep(
-    settings: Settings,
-    node: str,
-    redis: Client,
-    keys: Keys,
-    claims: Claims,
-    leases: Leases,
-    inbox: Inbox,
-    ready: Ready,
-    unsure: Callable[[], None],
-) -> Sweep:
-    runtime = settings.runtime
-    ttl_s = max(runtime.lease_ttl_s, 3 * runtime.sweep_period_s)
-    return Sweep(
-        claims=claims,
-        leases=leases,
-        inbox=inbox,
-        ready=ready,
-        role=Role(redis, keys, "sweep", node=node, ttl_s=ttl_s),
-        generation=Generation(redis, keys),
-        shining=partial(shining, redis, keys),
-        unsure=unsure,
-        period_s=runtime.sweep_period_s,
-        stale_after_s=runtime.stale_after_s,
-    )
 
 
 def _limits(settings: Settings) -> Limits:

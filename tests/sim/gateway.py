@@ -305,6 +305,9 @@ class Client:
         envelope: Envelope | None = await self.line.ask("result", lambda: self.gateway.result(req_id))
         return envelope
 
+    async def glance(self, req_id: str) -> Envelope | None:
+        return await self.result(req_id)
+
     async def tools(self, agent_id: str) -> list[ToolInfo]:
         hinted = {tool: {"idempotentHint": tool == "repeatable"} for tool in TOOLS}
         found = [ToolInfo(name=name, annotations=hints) for name, hints in hinted.items()]
