@@ -17,14 +17,14 @@ from daemon.machine.effects import Passive
 from daemon.store.pool import Pool, reading
 from daemon.store.sql import columns
 
-# The newest attempt as LOAD_ATTEMPTS finds it. Of the snapshot only one number is read, and only of a run that waits
-# for a call: a json value is parsed whole for it.
+# The newest attempt as LOAD_ATTEMPTS finds it. Of the snapshot only one number is read, though all of it is parsed for
+# that: so not of a run that has called no tool yet, and of those there may be a flood.
 _DUE = """
 SELECT r.id, r.epoch, r.wake_at, r.status, r.paused_reason,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     (extract(epoch FROM r.started_at) * 1000)::bigint AS started_ms,
     a.req_id, a.step_index = r.current_step_index AS current, a.state, a.intended_at_ms, a.deadline_at_ms, a.canceling,
-    CASE WHEN a.state IN ('acked', 'unknown') THEN (
+    CASE WHEN a.req_id IS NOT NULL THEN (
         SELECT s.snapshot ->> 'run_timeout_ms' FROM workflow_run_specs s WHERE s.run_id = r.id) END AS limit_ms
 FROM (
     SELECT * FROM workflow_runs

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from daemon.machine.commands import Epoch, RunId
 from daemon.store.journal import Lane
 from daemon.store.pool import open_pool
-from tests.machine.scenario import acked, chunk, done, failed, step
+from tests.machine.scenario import acked, chunk, done, failed, passive, step
 from tests.sim import postgres as double
 from tests.sim.line import Connection, Near
 from tests.store.conftest import OWNER, Book
@@ -154,3 +154,20 @@ async def test_all_who_wait_for_an_hour_can_be_woken(memory: Book) -> None:
     await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000, 0)])
     await memory.claims.wake_waiting()
     assert await memory.due() == [story.run.id]
+
+
+async def test_a_run_that_was_looked_at_sleeps_on_unless_somebody_came_meanwhile(memory: Book) -> None:
+    story = await memory.open(step())
+    story.hear(acked(story.req))
+    await memory.write(story)
+    await memory.claims.release([(story.run.id, Epoch(1), OWNER, 1_000, story.run.last_seq)])
+    (found,) = await memory.passive.due(10)
+    assert (found.run_id, found.epoch, found.passive) == (story.run.id, Epoch(1), passive(story.run))
+    assert await memory.passive.due(10, {story.run.id}) == []
+    later = found.now + 3_600_000
+    await memory.claims.wake_waiting()
+    assert await memory.passive.sleep_on([(found, later)]) == set(), "woken meanwhile"
+    (again,) = await memory.passive.due(10)
+    assert await memory.passive.sleep_on([(again, later)]) == {story.run.id}
+    assert await memory.due() == []
+    assert await memory.passive.sleep_on([(again, None)]) == set(), "it has moved already"
