@@ -62,7 +62,7 @@ leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or s
 sweep_marks = _counter("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
 looks = _counter(
     "runwarden_looks_total",
-    "Looks at calls of passive runs, by what came of them: found, nothing, away, letters, overtaken.",
+    "Looks at calls of passive runs: found, nothing, away, letters, postponed; overtaken besides by a claim or a wake.",
     "outcome",
 )
 letters = _counter("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -100,24 +100,14 @@ class Runner:
             batch=settings.store.journal_batch,
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        passive = PassiveRuns(pool)
         self._looks = Looks(
-            runs=passive, inbox=inbox, ready=ready, waiting=partial(waiting, redis, keys), results=gateways.results
-        )
-        self._sweep = Sweep(
-            claims=claims,
-            runs=passive,
-            looks=self._looks,
-            leases=leases,
+            runs=PassiveRuns(pool),
             inbox=inbox,
             ready=ready,
-            role=Role(redis, keys, "sweep", node=node, ttl_s=max(ttl_s, 3 * runtime.sweep_period_s)),
-            generation=Generation(redis, keys),
-            shining=partial(shining, redis, keys),
-            unsure=self.unsure,
-            period_s=runtime.sweep_period_s,
-            stale_after_s=runtime.stale_after_s,
+            waiting=partial(waiting, redis, keys),
+            results=gateways.results,
         )
+        self._sweep = _sweep(settings, node, redis, keys, claims, self._looks, leases, inbox, ready, self.unsure)
 
     @property
     def hears(self) -> bool:
@@ -187,6 +177,35 @@ class Runner:
                 await self._host.quiet()
         except TimeoutError:
             log.warning("some turns did not finish before the hand-over; their next owner repeats them")
+
+
+def _sweep(
+    settings: Settings,
+    node: str,
+    redis: Client,
+    keys: Keys,
+    claims: Claims,
+    looks: Looks,
+    leases: Leases,
+    inbox: Inbox,
+    ready: Ready,
+    unsure: Callable[[], None],
+) -> Sweep:
+    runtime = settings.runtime
+    ttl_s = max(runtime.lease_ttl_s, 3 * runtime.sweep_period_s)
+    return Sweep(
+        claims=claims,
+        looks=looks,
+        leases=leases,
+        inbox=inbox,
+        ready=ready,
+        role=Role(redis, keys, "sweep", node=node, ttl_s=ttl_s),
+        generation=Generation(redis, keys),
+        shining=partial(shining, redis, keys),
+        unsure=unsure,
+        period_s=runtime.sweep_period_s,
+        stale_after_s=runtime.stale_after_s,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

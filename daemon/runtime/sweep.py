@@ -22,7 +22,6 @@ from daemon.fabric.ready import Ready
 from daemon.fabric.role import Role
 from daemon.runtime.looks import Looks
 from daemon.store.claims import Claims
-from daemon.store.passive import PassiveRuns
 from daemon.telemetry import log
 
 LIMIT = 1000
@@ -48,7 +47,6 @@ class Sweep:
         self,
         *,
         claims: Claims,
-        runs: PassiveRuns,
         looks: Looks,
         leases: Leases,
         inbox: Inbox,
@@ -61,7 +59,6 @@ class Sweep:
         stale_after_s: float,
     ) -> None:
         self._claims = claims
-        self._runs = runs
         self._looks = looks
         self._leases = leases
         self._inbox = inbox
@@ -135,7 +132,7 @@ class Sweep:
             await self._claims.wake_waiting()
             await self._generation.seen()
             self._missed = True  # and once more in the next period: some were just becoming passive
-        due = self._looks.take(await self._runs.due(LIMIT, self._looks.under_way))
+        due = await self._looks.take(LIMIT)
         telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due, if_room=True))
         commanded = await self._claims.commanded(self._stale_after_s, LIMIT)
         await self._inbox.append([Post(run_id, "c") for run_id in commanded])

@@ -80,6 +80,8 @@ class PassiveRuns:
         A run that was claimed or woken since it was read is left alone.
         """
         rows = [(one.run_id, one.epoch, one.wake_at, wake_at) for one, wake_at in looked_at]
+        if not rows:
+            return set()
         async with reading(self._pool) as connection:
             return {RunId(row["id"]) for row in await connection.fetch(_SLEEP_ON, *columns(rows, 4))}
 

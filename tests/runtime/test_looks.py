@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.machine.commands import RunId
+from daemon.runtime import looks
 from daemon.runtime.looks import AGAIN_MS
 from tests.patience import eventually
 from tests.runtime.harness import Node, Rig, count, step
@@ -69,7 +70,7 @@ async def test_a_result_that_nobody_heard_is_found_by_the_look_of_a_passive_run(
         await eventually(lambda: rig.tools.running == 0)
         await _wake(rig, run_id)
         await rig.until(run_id, "completed")
-    assert count("runwarden_looks_total", outcome="found") > found
+    await eventually(lambda: count("runwarden_looks_total", outcome="found") > found, what="the look being counted")
     assert (await rig.row(run_id))["epoch"] == row["epoch"] + 1, "claimed once, for the RESULT"
     (result,) = await rig.events(run_id, "tool.result")
     assert result["outcome"] == "done"
@@ -169,15 +170,8 @@ async def test_a_letter_whose_offer_was_lost_is_found_by_a_look_where_nobody_sto
     rig.never_twice(1)
 
 
-async def test_while_the_gateway_is_away_the_look_is_repeated_soon(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = await rig.start(linger_s=0.05)
-    run_id, _ = await _waits(rig)
-
-    async def of(req_ids: Any, **how: Any) -> dict[str, Any]:
-        return {}
-
-    monkeypatch.setattr(node.runner._looks._results, "of", of)
-    due = await _wake(rig, run_id)
+async def _moved(rig: Rig, run_id: RunId, due: datetime) -> None:
+    """Wait until the look is put off, not for long."""
 
     async def moved() -> datetime | None:
         at: datetime = (await rig.row(run_id))["wake_at"]
@@ -186,6 +180,31 @@ async def test_while_the_gateway_is_away_the_look_is_repeated_soon(rig: Rig, mon
     again = await eventually(moved, what="the next look")
     assert timedelta(0) < again - due <= timedelta(milliseconds=AGAIN_MS + 2_000)
     assert again > datetime.now(UTC)
+
+
+async def test_while_the_gateway_is_away_the_look_is_repeated_soon(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = await rig.start(linger_s=0.05)
+    run_id, _ = await _waits(rig)
+
+    async def of(req_ids: Any, **how: Any) -> dict[str, Any]:
+        return {}
+
+    monkeypatch.setattr(node.runner._looks._results, "of", of)
+    await _moved(rig, run_id, await _wake(rig, run_id))
+    rig.tools.gate.set()
+    await rig.until(run_id, "completed")
+    rig.never_twice(1)
+
+
+async def test_more_looks_than_there_is_room_for_are_put_off_and_hide_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.start(linger_s=0.05)
+    run_id, _ = await _waits(rig)
+    postponed = count("runwarden_looks_total", outcome="postponed")
+    monkeypatch.setattr(looks, "QUEUE", 0)
+    await _moved(rig, run_id, await _wake(rig, run_id))
+    assert count("runwarden_looks_total", outcome="postponed") == postponed + 1
     rig.tools.gate.set()
     await rig.until(run_id, "completed")
     rig.never_twice(1)

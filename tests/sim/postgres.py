@@ -291,6 +291,8 @@ class PassiveRuns:
         return await self._line.ask("due", lambda: self._server.due(limit, without))
 
     async def sleep_on(self, looked_at: Sequence[tuple[Due, int | None]]) -> set[RunId]:
+        if not looked_at:
+            return set()
         return await self._line.ask("sleep on", lambda: self._server.sleep_on(looked_at))
 
 
