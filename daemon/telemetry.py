@@ -66,6 +66,11 @@ poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside b
 fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
 leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
 sweep_marks = _counters("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")
+looks = _counters(
+    "runwarden_looks_total",
+    "Looks at calls of passive runs: found, nothing, away, letters, postponed; overtaken besides by a claim or a wake.",
+    "outcome",
+)
 letters = _counters("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
 strangers = _counter("runwarden_strange_letters_total", "Letters about attempts that nobody made; forged or very late.")
 attempts_ended = _counters("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")

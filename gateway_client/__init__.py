@@ -5,6 +5,7 @@ It stands alone: anyone may import it, and it imports nothing of the daemon. Imp
     gateways    Gateways, several as one: each call to the one that holds the agent
     directory   which one that is
     registry    the Gateways' own Redis, read only
+    results     the stored RESULTs of many calls at once
     client      GatewayClient, one of them
     invoker     the thin keep-alive pool that carries calls
     turnstile   who may begin a call: bounds per agent and together
@@ -20,6 +21,7 @@ from gateway_client.errors import GatewayError, MaybeSent, NotSent, ResultsUnsup
 from gateway_client.gateways import Gateways
 from gateway_client.models import AgentInfo, Envelope, Invocation, ToolInfo
 from gateway_client.registry import GatewayRedis, PublishedEvents
+from gateway_client.results import Results
 from gateway_client.stream import EventStream
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "MaybeSent",
     "NotSent",
     "PublishedEvents",
+    "Results",
     "ResultsUnsupported",
     "ToolInfo",
     "Unavailable",

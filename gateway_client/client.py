@@ -1,4 +1,4 @@
-"""The Gateway's HTTP API as methods: calls over the thin invoker, everything rare over aiohttp.
+"""The Gateway's HTTP API as methods: calls and many small reads over the thin invoker, everything rare over aiohttp.
 
 The one door of this room for the daemon. It never retries, never times a call out by itself and never hides an
 outcome: each method returns what the Gateway said or raises from the tree in `errors`.
@@ -24,7 +24,7 @@ from gateway_client.errors import (
     fault_of_call,
     fault_of_read,
 )
-from gateway_client.http1 import Answer, Endpoint, UnsafeHeader, check_header, post_bytes, post_head
+from gateway_client.http1 import Answer, Endpoint, UnsafeHeader, check_header, get_bytes, post_bytes, post_head
 from gateway_client.invoker import Invoker
 from gateway_client.models import AgentInfo, Envelope, Invocation, ToolInfo
 from gateway_client.stream import EventStream, unreachable
@@ -32,6 +32,8 @@ from gateway_client.stream import EventStream, unreachable
 _TOKEN_HEADER: Final = "X-Internal-Token"  # noqa: S105  (the header's name, not a secret)
 _READ_TIMEOUT_S: Final = 30.0  # a Gateway whose Redis is down answers only after its own retries
 _MAX_READ_BYTES: Final = 16 * 1024 * 1024
+_GLANCES: Final = 8
+_GLANCE_TIMEOUT_S: Final = 2.0
 
 
 class GatewayClient:
@@ -57,6 +59,7 @@ class GatewayClient:
         check_header(_TOKEN_HEADER, token)
         self.url = base_url
         self._endpoint = Endpoint.parse(base_url)
+        self._token = token
         self._headers = {_TOKEN_HEADER: token} if token else {}
         self._connect_timeout_s = connect_timeout_s
         self._tls = ssl.create_default_context() if self._endpoint.secure else None
@@ -73,6 +76,15 @@ class GatewayClient:
                 answer_timeout_s=answer_timeout_s,
             )
             for _ in range(2)
+        )
+        self._reader = Invoker(
+            self._endpoint,
+            tls=self._tls,
+            max_connections=_GLANCES,
+            per_agent=None,
+            queue_timeout_s=_READ_TIMEOUT_S,
+            connect_timeout_s=connect_timeout_s,
+            answer_timeout_s=_GLANCE_TIMEOUT_S,
         )
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -94,6 +106,7 @@ class GatewayClient:
         self._closed = True
         await self._invoker.aclose()
         await self._canceller.aclose()
+        await self._reader.aclose()
         if self._session is not None:
             await self._session.close()
 
@@ -147,17 +160,20 @@ class GatewayClient:
 
     async def result(self, req_id: str) -> Envelope | None:
         """The stored RESULT, None when the Gateway has none (yet). Raises ResultsUnsupported, NotSent, Unavailable."""
-        status, body = await self._read(f"/results/{quote(req_id, safe='')}")
-        if status == 501:
-            raise ResultsUnsupported("results_unsupported", error_word(body))
-        if status == 404 and error_word(body) == "not_found":
-            return None
-        if status != 200:
-            raise fault_of_read(status, body)
-        envelope = Envelope.parse(body)
-        if envelope is None:
-            raise Unavailable("bad_answer", "the stored result is no envelope")
-        return envelope
+        return _stored(*await self._read(_result_path(req_id)))
+
+    async def glance(self, req_id: str) -> Envelope | None:
+        """As `result`, for asking about many calls: eight at a time, at a fifth of the CPU, with little patience.
+
+        What the thin client cannot read (an answer over 1 MiB, a connection that ended) is asked for once more by
+        `result`.
+        """
+        request = get_bytes(self._endpoint, f"/internal/bridge{_result_path(req_id)}", self._token)
+        try:
+            answer = await self._reader.post(request, agent_id="")
+        except MaybeSent:
+            return await self.result(req_id)
+        return _stored(answer.status, answer.body)
 
     async def agents(self) -> list[AgentInfo]:
         """Every agent that the Gateway knows, in no order. Raises NotSent, Unavailable."""
@@ -235,6 +251,24 @@ def _invocation(call: Invocation) -> dict[str, Any]:
         "timeout_ms": call.timeout_ms,
         "stream": call.stream,
     }
+
+
+def _result_path(req_id: str) -> str:
+    return f"/results/{quote(req_id, safe='')}"
+
+
+def _stored(status: int, body: bytes) -> Envelope | None:
+    """What an answer about a stored RESULT says."""
+    if status == 501:
+        raise ResultsUnsupported("results_unsupported", error_word(body))
+    if status == 404 and error_word(body) == "not_found":
+        return None
+    if status != 200:
+        raise fault_of_read(status, body)
+    envelope = Envelope.parse(body)
+    if envelope is None:
+        raise Unavailable("bad_answer", "the stored result is no envelope")
+    return envelope
 
 
 def _request(head: bytes, body: dict[str, Any], headers: Mapping[str, str] | None) -> bytes:

@@ -14,6 +14,7 @@ from gateway_client.directory import Directory
 from gateway_client.errors import GatewayError, MaybeSent, NotSent, ResultsUnsupported, Unavailable
 from gateway_client.models import Envelope, Invocation, ToolInfo
 from gateway_client.registry import GatewayRedis
+from gateway_client.results import Results
 
 _GONE: Final = frozenset({"agent_offline", "gateway_unavailable"})
 """The proofs of `NotSent` after which another Gateway may have the agent."""
@@ -29,6 +30,7 @@ class Gateways:
         self.clients = dict(clients)
         self.redis = redis
         self.directory = Directory(self.clients, redis)
+        self.results = Results(self.clients, redis)
 
     async def aclose(self) -> None:
         """Closes every connection."""

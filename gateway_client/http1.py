@@ -114,6 +114,17 @@ def post_head(endpoint: Endpoint, path: str, token: str) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
+def get_bytes(endpoint: Endpoint, path: str, token: str) -> bytes:
+    """A whole GET; path and token must be fit for a head already."""
+    lines = [
+        f"GET {endpoint.prefix}{path} HTTP/1.1",
+        f"Host: {endpoint.authority}",
+        *([f"X-Internal-Token: {token}"] if token else []),
+        "\r\n",
+    ]
+    return "\r\n".join(lines).encode("latin-1")
+
+
 def post_bytes(head: bytes, body: bytes, headers: Mapping[str, str] | None) -> bytes:
     """The whole request. Raises UnsafeHeader, so that nobody's header becomes somebody's second request."""
     if not headers:

@@ -6,7 +6,7 @@ sends a command: calls go by HTTP. Whatever fails there is `Unavailable`, becaus
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,6 +25,8 @@ CHANNEL: Final = "bridge:evt"
 """Every event is published here and on `bridge:evt:agent:{id}`; one of the two is enough."""
 BATCH: Final = 500
 _CONNECTIONS: Final = 16
+_MANY: Final = 100
+"""RESULTs read at once: each may be large."""
 _CLIENT_NAME: Final = "runwarden-gateway-reader"
 
 
@@ -65,6 +67,22 @@ class GatewayRedis:
         if envelope is None:
             raise Unavailable("bad_answer", "the stored result is no envelope")
         return envelope
+
+    async def results(self, req_ids: Sequence[str]) -> dict[str, Envelope | None]:
+        """The stored RESULTs of many calls, a few round trips for all; what is no envelope is left out.
+
+        Raises Unavailable.
+        """
+        found: dict[str, Envelope | None] = {}
+        for start in range(0, len(req_ids), _MANY):
+            part = req_ids[start : start + _MANY]
+            with _speaking("reading bridge:result"):
+                told: list[Any] = await self._redis.mget([f"bridge:result:{req_id}" for req_id in part])
+            for req_id, stored in zip(part, told, strict=True):
+                envelope = None if stored is None else Envelope.parse(stored)
+                if stored is None or envelope is not None:
+                    found[req_id] = envelope
+        return found
 
     def events(self, *, silence_timeout_s: float = 45.0) -> "PublishedEvents":
         """A subscription to the events of all Gateways, to be entered."""

@@ -2,6 +2,9 @@
 
 ``Invoke`` is owed to the epoch that intended it, and only while nothing came back: to any later epoch the same state
 owes ``Inquire``, because nobody knows whether the call left. The caller remembers what it asked for under its claim.
+
+A run that nobody holds, and that is due for a look and nothing else, needs no holder: ``only_looks`` and ``next_alarm``
+tell it by a few facts of its rows, in agreement with ``effects`` and ``deadline`` (``tests/machine/test_looks``).
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from daemon.machine.commands import Epoch, ReqId
-from daemon.machine.state import Attempt, Run
+from daemon.machine.events import PausedReason
+from daemon.machine.state import AttemptState, Canceling, Run, RunStatus
 
 
 class Invoke(Struct, frozen=True, kw_only=True, gc=False):
@@ -47,6 +51,23 @@ class Cancel(Struct, frozen=True, kw_only=True, gc=False):
 
 Effect: TypeAlias = Invoke | Inquire | Cancel
 
+
+class Passive(Struct, frozen=True, kw_only=True):
+    """What the rows of a run and of its newest attempt say about what it waits for. Times are epoch ms."""
+
+    status: RunStatus
+    paused_reason: PausedReason | None
+    ends_at: int | None
+    """As ``run_deadline``."""
+    req_id: ReqId
+    current: bool
+    """Whether the attempt is of the step at which the run stands."""
+    state: AttemptState
+    intended_at: int
+    deadline_at: int
+    canceling: Canceling | None = None
+
+
 AGENT_BACKSTOP_MS = 5_000
 FIRST_LOOK_MS = 30_000
 """An attempt this old is inquired about although nothing seems wrong, then at twice the age each time."""
@@ -60,7 +81,7 @@ def effects(run: Run, epoch: Epoch, now: int) -> tuple[Effect, ...]:
     attempt = run.attempt
     if attempt is None:
         return ()
-    looks = _looks(attempt, now)
+    looks = _looks(attempt.intended_at, now)
     if not attempt.in_flight:
         return (Inquire(req_id=attempt.req_id, look=looks),) if run.unsettled else ()
     config = run.spec.steps[attempt.step_index].tool_config
@@ -88,23 +109,47 @@ def deadline(run: Run, now: int) -> int | None:
     return min((alarm for alarm in alarms if alarm is not None), default=None)
 
 
+def only_looks(passive: Passive, now: int) -> bool:
+    """Whether all that the run may owe at ``now`` is a look: no rule of ``settle`` speaks, only ``Inquire`` is owed."""
+    if passive.ends_at is not None and now >= passive.ends_at:
+        return False
+    if passive.state == "acked":
+        return passive.canceling is None and now < passive.deadline_at
+    waits_for_a_person = passive.status == "paused" and passive.paused_reason in (
+        "outcome_unknown",
+        "engine_interrupted",
+    )
+    return passive.state == "unknown" and passive.current and waits_for_a_person
+
+
+def next_alarm(passive: Passive, now: int) -> int | None:
+    """The ``deadline`` of a run that ``only_looks``."""
+    patience = passive.deadline_at if passive.state == "acked" else None
+    alarms = (patience, passive.ends_at, _look_after(passive.intended_at, now))
+    return min((alarm for alarm in alarms if alarm is not None), default=None)
+
+
 def run_deadline(run: Run) -> int | None:
     """When (epoch ms) the run as a whole has taken too long; None: it may take for ever, or is over."""
     limit = run.spec.run_timeout_ms
     return None if limit is None or run.started_at is None or run.terminal else run.started_at + limit
 
 
-def _looks(attempt: Attempt, now: int) -> int:
+def _looks(intended_at: int, now: int) -> int:
     """How many of the looks at 30, 60, 120 … seconds of age are behind; 0 is the look after a takeover."""
-    return (max(0, now - attempt.intended_at) // FIRST_LOOK_MS).bit_length()
+    return (max(0, now - intended_at) // FIRST_LOOK_MS).bit_length()
 
 
 def _next_look(run: Run, now: int) -> int | None:
     attempt = run.attempt
     if attempt is None or not (run.unsettled or (attempt.in_flight and attempt.canceling is None)):
         return None
-    age = FIRST_LOOK_MS << _looks(attempt, now)
-    return attempt.intended_at + age if age <= LAST_LOOK_MS else None
+    return _look_after(attempt.intended_at, now)
+
+
+def _look_after(intended_at: int, now: int) -> int | None:
+    age = FIRST_LOOK_MS << _looks(intended_at, now)
+    return intended_at + age if age <= LAST_LOOK_MS else None
 
 
 def _patience_ends(run: Run) -> int | None:

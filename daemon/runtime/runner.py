@@ -21,18 +21,21 @@ from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
+from daemon.fabric.waiting import waiting
 from daemon.machine.state import Limits
 from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
 from daemon.runtime.hearing import open_ears
 from daemon.runtime.host import Host
+from daemon.runtime.looks import Looks
 from daemon.runtime.ownership import Ownership
 from daemon.runtime.presence import Presence
 from daemon.runtime.residents import Residents
 from daemon.runtime.sweep import Sweep, node_beacon
 from daemon.store.claims import Claims
 from daemon.store.journal import Lane
+from daemon.store.passive import PassiveRuns
 from daemon.store.poison import Poison
 from daemon.store.pool import Pool
 from daemon.telemetry import log
@@ -97,7 +100,14 @@ class Runner:
             batch=settings.store.journal_batch,
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        self._sweep = _sweep(settings, node, redis, keys, claims, leases, inbox, ready, self.unsure)
+        self._looks = Looks(
+            runs=PassiveRuns(pool),
+            inbox=inbox,
+            ready=ready,
+            waiting=partial(waiting, redis, keys),
+            results=gateways.results,
+        )
+        self._sweep = _sweep(settings, node, redis, keys, claims, self._looks, leases, inbox, ready, self.unsure)
 
     @property
     def hears(self) -> bool:
@@ -137,6 +147,7 @@ class Runner:
             "leave": self._ownership.leave(),
             "presence": self._presence.run(),
             "sweep": self._sweep.run(),
+            "looks": self._looks.run(),
             **self._hearing.parts(),
         }
 
@@ -174,6 +185,7 @@ def _sweep(
     redis: Client,
     keys: Keys,
     claims: Claims,
+    looks: Looks,
     leases: Leases,
     inbox: Inbox,
     ready: Ready,
@@ -183,6 +195,7 @@ def _sweep(
     ttl_s = max(runtime.lease_ttl_s, 3 * runtime.sweep_period_s)
     return Sweep(
         claims=claims,
+        looks=looks,
         leases=leases,
         inbox=inbox,
         ready=ready,

@@ -1,6 +1,7 @@
 """The sweep: repairs what signals missed. Every node can, one does; it marks runs ready and touches nothing else.
 
-Due: passive, and its ``wake_at`` has come. Commanded: a command without verdict for longer than ``stale_after_s``.
+Due: passive, and its ``wake_at`` has come; those of them that only look are not marked, but given to ``looks``.
+Commanded: a command without verdict for longer than ``stale_after_s``.
 Orphaned: an owner in Postgres whose node no longer shines; and, looked at every few periods because it costs a look
 at each run in memory anywhere, an owner without a lease. A live neighbour's run is never marked for being quiet.
 """
@@ -19,6 +20,7 @@ from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Role
+from daemon.runtime.looks import Looks
 from daemon.store.claims import Claims
 from daemon.telemetry import log
 
@@ -45,6 +47,7 @@ class Sweep:
         self,
         *,
         claims: Claims,
+        looks: Looks,
         leases: Leases,
         inbox: Inbox,
         ready: Ready,
@@ -56,6 +59,7 @@ class Sweep:
         stale_after_s: float,
     ) -> None:
         self._claims = claims
+        self._looks = looks
         self._leases = leases
         self._inbox = inbox
         self._ready = ready
@@ -128,7 +132,7 @@ class Sweep:
             await self._claims.wake_waiting()
             await self._generation.seen()
             self._missed = True  # and once more in the next period: some were just becoming passive
-        due = await self._claims.due(LIMIT)
+        due = await self._looks.take(LIMIT)
         telemetry.sweep_marks.labels("due").inc(await self._ready.mark(due, if_room=True))
         commanded = await self._claims.commanded(self._stale_after_s, LIMIT)
         await self._inbox.append([Post(run_id, "c") for run_id in commanded])

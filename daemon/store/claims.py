@@ -29,7 +29,7 @@ what it needs of memory) must not fell one node after the other; and one that wa
 
 
 class Claims:
-    """The claims, releases and looks of one node."""
+    """The claims and releases of one node, and what its sweep looks for."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -81,11 +81,6 @@ class Claims:
             for row in await connection.fetch(sql.OPEN_COMMANDS, list(run_ids)):
                 found.setdefault(RunId(row["run_id"]), []).append(command_of(row))
         return found
-
-    async def due(self, limit: int) -> list[RunId]:
-        """Passive runs whose ``wake_at`` has come, oldest first."""
-        async with reading(self._pool) as connection:
-            return [RunId(row["id"]) for row in await connection.fetch(sql.DUE, limit)]
 
     async def wake_waiting(self, agents: Collection[str] | None = None) -> None:
         """Make every passive run due that waits for an answer or an hour; those that wait for people have no hour.

@@ -186,18 +186,14 @@ SELECT r.id FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS g(id, epoch, ow
 JOIN workflow_runs r ON r.id = g.id AND r.epoch = g.epoch AND r.owner = g.owner
 """
 
-DUE = """
-SELECT id FROM workflow_runs WHERE owner IS NULL AND wake_at IS NOT NULL AND wake_at <= clock_timestamp()
-ORDER BY wake_at LIMIT $1
-"""
-
+# Also of those that are due already: somebody may just be looking at one, and shall look again. So it waits for locks.
 WAKE_WAITING = """
 WITH waiting AS (
     SELECT r.id FROM workflow_runs r
-    WHERE owner IS NULL AND wake_at > clock_timestamp() AND ($1::text[] IS NULL OR (
+    WHERE owner IS NULL AND wake_at IS NOT NULL AND ($1::text[] IS NULL OR (
         SELECT s.snapshot -> 'steps' -> r.current_step_index -> 'tool_config' ->> 'agent_id' = ANY($1)
         FROM workflow_run_specs s WHERE s.run_id = r.id))
-    ORDER BY r.id FOR UPDATE OF r SKIP LOCKED
+    ORDER BY r.id FOR UPDATE OF r
 )
 UPDATE workflow_runs r SET wake_at = clock_timestamp() FROM waiting WHERE r.id = waiting.id
 """

@@ -22,6 +22,7 @@ from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
+from daemon.fabric.waiting import waiting
 from daemon.machine.commands import Epoch, RunId
 from daemon.runtime.ports import Held
 from tests.sim import fabric as double
@@ -40,6 +41,7 @@ class OverRedis:
         self.client = client
         self.keys = keys
         self.shining: Callable[[Sequence[str]], Awaitable[set[str]]] = partial(shining, client, keys)
+        self.waiting: Callable[[Sequence[RunId]], Awaitable[set[RunId]]] = partial(waiting, client, keys)
 
     def inbox(self, bound: int = 100) -> Inbox:
         return Inbox(self.client, self.keys, bound=bound)
@@ -81,6 +83,7 @@ class OverMemory:
         self._server = Redis(lambda: int(time.time() * 1000))
         self._to = Connection(self._server, Near())
         self.shining: Callable[[Sequence[str]], Awaitable[set[str]]] = partial(double.shining, self._to, None)
+        self.waiting: Callable[[Sequence[RunId]], Awaitable[set[RunId]]] = partial(double.waiting, self._to, None)
 
     def inbox(self, bound: int = 100) -> double.Inbox:
         return double.Inbox(self._to, None, bound=bound)

@@ -186,3 +186,11 @@ async def test_after_a_flush_bells_are_heard_again(fabric: OverRedis) -> None:
     await held_by(fabric, "n1", run_id)
     await inbox.ring(run_id)
     assert await inbox.listen("n1", int(LONG_S)) == {run_id: "c"}
+
+
+async def test_letters_that_nobody_has_come_for_are_seen(fabric: OverRedis) -> None:
+    inbox, runs = fabric.inbox(), [new_run() for _ in range(3)]
+    assert await fabric.waiting([]) == set()
+    assert await fabric.waiting(runs) == set()
+    await inbox.append([result(runs[1])])
+    assert await fabric.waiting(runs) == {runs[1]}

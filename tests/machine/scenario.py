@@ -33,7 +33,7 @@ from daemon.machine.commands import (
     Sent,
 )
 from daemon.machine.decide import Refusal, decide
-from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
+from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, Passive, deadline, effects, run_deadline
 from daemon.machine.events import AttemptEnded, Event, RunParked
 from daemon.machine.evolve import Happened, carry, evolve
 from daemon.machine.hear import LOG_EVENT_BYTES, hear
@@ -102,6 +102,24 @@ def chunk(
     mark = None if number is None else Mark(1, number)
     return Chunk(
         req_id=req_id, channel=channel, data=data, dropped_bytes=dropped[0], dropped_lines=dropped[1], mark=mark
+    )
+
+
+def passive(run: Run) -> Passive | None:
+    """What the rows of a run tell of it while nobody holds it; None when it has called no tool yet."""
+    attempt = run.attempt
+    if attempt is None:
+        return None
+    return Passive(
+        status=run.status,
+        paused_reason=run.paused_reason,
+        ends_at=run_deadline(run),
+        req_id=attempt.req_id,
+        current=attempt.step_index == run.step_index,
+        state=attempt.state,
+        intended_at=attempt.intended_at,
+        deadline_at=attempt.deadline_at,
+        canceling=attempt.canceling,
     )
 
 

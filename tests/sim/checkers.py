@@ -52,7 +52,8 @@ def _why_restless(servers: Servers, run_id: RunId, row: RunRow) -> Iterator[str]
         yield f"is still running at step {row.head.step_index}"
     if any(not command.verdicts for command in row.commands):
         yield f"is {status} and has a command without a verdict"
-    if servers.redis.inboxes.get(run_id):
+    # Of a run that waits for no answer a letter is late evidence: if its offer is lost, it is read at the next waking.
+    if servers.redis.inboxes.get(run_id) and row.head.unsettled is not None:
         yield f"is {status} and has letters that nobody reads"
     if row.owner is not None:
         yield f"is {status} and owned by {row.owner}"

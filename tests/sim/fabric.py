@@ -227,6 +227,11 @@ class Generation:
             self._redis.generation = value
 
 
+async def waiting(client: To, keys: object, run_ids: Sequence[RunId]) -> set[RunId]:
+    """Doubles ``daemon.fabric.waiting.waiting``."""
+    return await client.line.ask("waiting", lambda: {i for i in run_ids if client.server.inboxes.get(i)})
+
+
 class Bus:
     """Doubles ``daemon.fabric.bus.Bus``."""
 

@@ -267,6 +267,7 @@ class Client:
         self.line = line
         self.host_is_gone = host_is_gone
         self._host = host
+        self._idle = False
 
     async def invoke(
         self,
@@ -280,13 +281,38 @@ class Client:
             raise NotSent("not_permitted")
         if self.host_is_gone():
             await self.line.ask("nothing", lambda: None)
-        write = self.gateway.write(self._host, call)
-        status = await self.line.ask("invoke", lambda: self.gateway.receive(write))
+        self._idle = True
+        fault = await self._answered(self.gateway.write(self._host, call))
+        if fault is not None:
+            raise fault
+
+    def invoke_at_once(
+        self,
+        call: Invocation,
+        *,
+        may_send: Callable[[], bool],
+        told: Callable[[NotSent | MaybeSent | None], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> asyncio.Future[Any] | None:
+        """Every second time there is an idle connection."""
+        self._idle = not self._idle
+        if self._idle or self.host_is_gone():
+            return None
+        if not may_send():
+            raise NotSent("not_permitted")
+        answer = asyncio.get_running_loop().create_task(self._answered(self.gateway.write(self._host, call)))
+        answer.add_done_callback(lambda _: None if answer.cancelled() else told(answer.result()))
+        return answer
+
+    async def _answered(self, write: Write) -> NotSent | MaybeSent | None:
+        try:
+            status = await self.line.ask("invoke", lambda: self.gateway.receive(write))
+        except MaybeSent as fault:
+            return fault
         if status == 404:
             write.proven = True
-            raise NotSent("agent_offline")
-        if status != 202:
-            raise MaybeSent("send_failed")
+            return NotSent("agent_offline")
+        return None if status == 202 else MaybeSent("send_failed")
 
     def begin_no_more(self) -> None:
         """Nothing waits for a place here."""
@@ -304,6 +330,9 @@ class Client:
         self.gateway.asked(req_id)
         envelope: Envelope | None = await self.line.ask("result", lambda: self.gateway.result(req_id))
         return envelope
+
+    async def glance(self, req_id: str) -> Envelope | None:
+        return await self.result(req_id)
 
     async def tools(self, agent_id: str) -> list[ToolInfo]:
         hinted = {tool: {"idempotentHint": tool == "repeatable"} for tool in TOOLS}

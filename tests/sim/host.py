@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
 }
 DOUBLES: dict[str, Any] = {
     "Claims": postgres.Claims,
+    "PassiveRuns": postgres.PassiveRuns,
     "Poison": postgres.Poison,
     "Inbox": fabric.Inbox,
     "Leases": fabric.Leases,
@@ -49,6 +50,7 @@ DOUBLES: dict[str, Any] = {
     "Beacon": fabric.Beacon,
     "Generation": fabric.Generation,
     "shining": fabric.shining,
+    "waiting": fabric.waiting,
 }
 KILLED_AFTER_S = 20.0
 """A drain that takes longer is cut short, as by whoever deploys."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,9 @@ from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import PAST_KEPT, TERMINAL, Attempt, Run, StepState, new_run
 from daemon.store import journal
 from daemon.store.claims import FREE_TAKEOVERS, TAKEOVER_PAUSE_MAX_S, TAKEOVER_PAUSE_S
+from daemon.store.passive import Due
 from daemon.store.sql import WHERE_IT_STANDS
+from tests.machine.scenario import passive
 from tests.sim.line import Connection
 
 PLACES = {one.name for one in fields(Command)}
@@ -76,6 +79,14 @@ def _step_state(row: StepRow) -> StepState:
     columns = row._asdict()
     del columns["step_index"], columns["step_id"]
     return StepState(**{name.removesuffix("_ms"): value for name, value in columns.items()})
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - _moment(0)) // timedelta(milliseconds=1)
 
 
 class Postgres:
@@ -181,17 +192,28 @@ class Postgres:
         found = {run_id: [c.command for c in self.runs[run_id].commands if not c.verdicts] for run_id in run_ids}
         return {run_id: commands for run_id, commands in found.items() if commands}
 
-    def due(self, limit: int) -> list[RunId]:
+    def due(self, limit: int, but: Collection[RunId]) -> list[Due]:
         now = self.now_ms()
         waking = [(row.wake_at, i) for i, row in self.runs.items() if row.owner is None and row.wake_at is not None]
-        return [run_id for at, run_id in sorted(waking) if at <= now][:limit]
+        found = [(at, run_id) for at, run_id in sorted(waking) if at <= now and run_id not in but][:limit]
+        runs = ((at, run_id, self.runs[run_id]) for at, run_id in found)
+        return [Due(i, Epoch(row.epoch), _moment(at), now, passive(row.read())) for at, i, row in runs]
+
+    def sleep_on(self, looked_at: Sequence[tuple[Due, int | None]]) -> set[RunId]:
+        moved = set()
+        for one, wake_at in looked_at:
+            row = self.runs[one.run_id]
+            if row.owner is None and row.epoch == one.epoch and row.wake_at == _ms(one.wake_at):
+                row.wake_at = wake_at
+                moved.add(one.run_id)
+        return moved
 
     def wake_waiting(self, agents: Collection[str] | None) -> None:
         for row in self.runs.values():
             step = row.head.step
             meant = agents is None or (step is not None and step.tool_config.agent_id in agents)
             if meant and row.owner is None and row.wake_at is not None:
-                row.wake_at = min(row.wake_at, self.now_ms())
+                row.wake_at = self.now_ms()
 
     def owned(self, after: UUID, limit: int) -> list[RunId]:
         return sorted(run_id for run_id, row in self.runs.items() if row.owner is not None and run_id > after)[:limit]
@@ -236,9 +258,6 @@ class Claims:
     async def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]:
         return await self._line.ask("open commands", lambda: self._server.open_commands(run_ids))
 
-    async def due(self, limit: int) -> list[RunId]:
-        return await self._line.ask("due", lambda: self._server.due(limit))
-
     async def wake_waiting(self, agents: Collection[str] | None = None) -> None:
         await self._line.ask("wake waiting", lambda: self._server.wake_waiting(agents))
 
@@ -259,6 +278,22 @@ class Claims:
 
     async def ensure_partitions(self, months_ahead: int) -> int:
         return await self._line.ask("partitions", lambda: 0)
+
+
+class PassiveRuns:
+    """Doubles ``daemon.store.passive.PassiveRuns``."""
+
+    def __init__(self, connection: Connection[Postgres]) -> None:
+        self._line, self._server = connection.line, connection.server
+
+    async def due(self, limit: int, but: Collection[RunId] = ()) -> list[Due]:
+        without = set(but)
+        return await self._line.ask("due", lambda: self._server.due(limit, without))
+
+    async def sleep_on(self, looked_at: Sequence[tuple[Due, int | None]]) -> set[RunId]:
+        if not looked_at:
+            return set()
+        return await self._line.ask("sleep on", lambda: self._server.sleep_on(looked_at))
 
 
 class Poison:

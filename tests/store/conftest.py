@@ -20,6 +20,7 @@ from daemon.machine.state import Run
 from daemon.store.claims import Claims
 from daemon.store.commands import Commands
 from daemon.store.journal import Lane
+from daemon.store.passive import PassiveRuns
 from daemon.store.pool import Pool
 from daemon.store.runs import Runs
 from tests.machine.scenario import NONCE, WORKFLOW_ID, Story
@@ -43,6 +44,7 @@ class Book:
         self.lane = lane
         self.runs = Runs(pool)
         self.claims = Claims(pool)
+        self.passive = PassiveRuns(pool)
         self._written: dict[RunId, int] = {}
         self._epochs: dict[RunId, Epoch] = {}
 
@@ -67,6 +69,10 @@ class Book:
             command_id=start,
         )
         return start
+
+    async def due(self, limit: int = 10) -> list[RunId]:
+        """The runs that are due, in order."""
+        return [one.run_id for one in await self.passive.due(limit)]
 
     async def forgive(self, run_id: RunId) -> None:
         """Let the next takeover come at once, however many there were."""

@@ -218,14 +218,14 @@ async def test_due_are_the_passive_runs_whose_time_has_come_oldest_first(book: B
     for story, wake_at in ((late, 2_000), (later, 1_000), (future, 4_000_000_000_000), (never, None)):
         await claims.release([(story.run.id, Epoch(1), OWNER, wake_at, 0)])
     await book.pool.execute("UPDATE workflow_runs SET wake_at = to_timestamp(1) WHERE id = $1", owned.run.id)
-    assert await claims.due(10) == [later.run.id, late.run.id]
-    assert await claims.due(1) == [later.run.id]
+    assert await book.due() == [later.run.id, late.run.id]
+    assert await book.due(1) == [later.run.id]
 
 
 async def test_a_new_run_is_due_at_once(book: Book, claims: Claims) -> None:
     story = Story(run_id=RunId(uuid7.uuid7()))
     await book.create(story.run)
-    assert await claims.due(10) == [story.run.id]
+    assert await book.due() == [story.run.id]
 
 
 async def test_owned_are_the_runs_with_an_owner_page_by_page(book: Book, claims: Claims) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from daemon.machine.commands import Epoch, RunId
 from daemon.store.journal import Lane
 from daemon.store.pool import open_pool
-from tests.machine.scenario import acked, chunk, done, failed, step
+from tests.machine.scenario import acked, chunk, done, failed, passive, step
 from tests.sim import postgres as double
 from tests.sim.line import Connection, Near
 from tests.store.conftest import OWNER, Book
@@ -40,6 +40,7 @@ class InMemory(Book):
         super().__init__(pool=None, lane=double.Lane(connection))  # type: ignore[arg-type] # there is no pool
         self.runs = double.Runs(connection)  # type: ignore[assignment] # what the book uses of it
         self.claims = double.Claims(connection)  # type: ignore[assignment] # all that the runtime uses of it
+        self.passive = double.PassiveRuns(connection)  # type: ignore[assignment] # as above
 
     async def forgive(self, run_id: RunId) -> None:
         row = self._server.runs[run_id]
@@ -133,18 +134,18 @@ async def test_a_release_clears_the_owner_of_its_own_claim_only(memory: Book) ->
     assert await memory.claims.release([(run_id, Epoch(1), "thief", None, 0)]) == set()
     assert await memory.claims.release([(run_id, Epoch(1), OWNER, 1, 0)]) == {run_id}
     assert await memory.claims.still_held([(run_id, OWNER, Epoch(1))]) == set()
-    assert await memory.claims.due(10) == [run_id]
+    assert await memory.due() == [run_id]
 
 
 async def test_who_waits_for_an_hour_to_come_is_not_due_before(memory: Book) -> None:
     story = await memory.open(step())
     _, now_ms = await memory.claims.claim({story.run.id: OWNER})
     await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000, 0)])
-    assert await memory.claims.due(10) == []
+    assert await memory.due() == []
     await memory.claims.wake_waiting({"agent-2"})
-    assert await memory.claims.due(10) == []
+    assert await memory.due() == []
     await memory.claims.wake_waiting({"agent-1"})
-    assert await memory.claims.due(10) == [story.run.id]
+    assert await memory.due() == [story.run.id]
 
 
 async def test_all_who_wait_for_an_hour_can_be_woken(memory: Book) -> None:
@@ -152,4 +153,21 @@ async def test_all_who_wait_for_an_hour_can_be_woken(memory: Book) -> None:
     _, now_ms = await memory.claims.claim({story.run.id: OWNER})
     await memory.claims.release([(story.run.id, Epoch(2), OWNER, now_ms + 3_600_000, 0)])
     await memory.claims.wake_waiting()
-    assert await memory.claims.due(10) == [story.run.id]
+    assert await memory.due() == [story.run.id]
+
+
+async def test_a_run_that_was_looked_at_sleeps_on_unless_somebody_came_meanwhile(memory: Book) -> None:
+    story = await memory.open(step())
+    story.hear(acked(story.req))
+    await memory.write(story)
+    await memory.claims.release([(story.run.id, Epoch(1), OWNER, 1_000, story.run.last_seq)])
+    (found,) = await memory.passive.due(10)
+    assert (found.run_id, found.epoch, found.passive) == (story.run.id, Epoch(1), passive(story.run))
+    assert await memory.passive.due(10, {story.run.id}) == []
+    later = found.now + 3_600_000
+    await memory.claims.wake_waiting()
+    assert await memory.passive.sleep_on([(found, later)]) == set(), "woken meanwhile"
+    (again,) = await memory.passive.due(10)
+    assert await memory.passive.sleep_on([(again, later)]) == {story.run.id}
+    assert await memory.due() == []
+    assert await memory.passive.sleep_on([(again, None)]) == set(), "it has moved already"
