@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from typing import Annotated
 from uuid import UUID
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.gate import parse, path_id, read_json
 from daemon.api.shapes import json_response, run_shape
-from daemon.errors import FabricUnavailable, Invalid, NotFound
+from daemon.errors import Invalid, NotFound
 from daemon.machine.commands import RunId
 from daemon.machine.spec import MAX_RUN_TIMEOUT_MS
 from daemon.store.runs import RunView
@@ -42,8 +41,7 @@ async def create(request: web.Request) -> web.Response:
     created = await _created(context, user, workflow_id, body)
     if created is None:
         raise NotFound("There is no such workflow, or it is not yours.")
-    with contextlib.suppress(FabricUnavailable):  # the run is on disk; without the bell the sweep starts it
-        await context.inbox.ring(created.head.id)
+    context.bell.ring(created.head.id)
     return json_response(run_shape(created))
 
 
