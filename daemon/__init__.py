@@ -23,7 +23,8 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     fabric/     Redis, its keys and scripts: primary, inbox and doorbell, lease, role, ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 catalogue, sweep, presence; ``ports`` between; ``runner`` puts them together
-    api/        app (all routes), gate, workflows, runs, decisions, feed, stream, ops; ``front`` puts them together
+    api/        app (all routes), gate, workflows, runs, decisions, verdicts, feed, stream, ops; ``front`` puts
+                them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     node.py     the composition root; config, errors, telemetry, auth are small and stand alone
 
