@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import jwt
 
@@ -19,6 +20,9 @@ FOREVER = 2**53
 """Epoch seconds no clock reaches: what expires later is told as this, so that it can be reckoned with."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL and lone surrogates: Postgres keeps neither."""
+_REMEMBERED = 1024
+"""Tokens whose signature is known to be good: a caller sends the same one with every request, and to verify it costs
+0.2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,17 @@ def authenticate(authorization: str | None, secret: str) -> Caller:
         raise Unauthenticated
     if not token.isascii():  # a header may hold any bytes; PyJWT raises what is none of its own errors
         raise Unauthenticated("The token is not valid: it is not base64url.", code="token_invalid")
+    caller = _verified(token.strip(), secret)
+    if caller.expires_at is not None and caller.expires_at <= time.time():  # as PyJWT, which saw it at first use only
+        raise Unauthenticated("The token has expired: get a new one.", code="token_expired")
+    return caller
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _verified(token: str, secret: str) -> Caller:
+    """The caller that a token names, once its signature and its times were found good. Refusals are not remembered."""
     try:
-        claims = jwt.decode(token.strip(), secret, algorithms=[ALGORITHM], options={"require": ["sub"]})
+        claims = jwt.decode(token, secret, algorithms=[ALGORITHM], options={"require": ["sub"]})
     except jwt.ExpiredSignatureError:
         raise Unauthenticated("The token has expired: get a new one.", code="token_expired") from None
     except jwt.InvalidTokenError as fault:

@@ -182,22 +182,26 @@ def set_up_logging(*, level: str, style: str, stream: TextIO | None = None) -> N
 
 def set_up_tracing(mode: str, *, node: str) -> None:
     """``console`` writes finished spans to standard error; ``off`` leaves OpenTelemetry's no-op in place."""
-    global _tracing
     if mode == "console":
-        _tracing = True
         provider = TracerProvider(resource=Resource.create({"service.name": "runwarden", "service.instance.id": node}))
         provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))
         trace.set_tracer_provider(provider)
 
 
 _tracer = trace.get_tracer("runwarden")
-_tracing = False
-"""Whether spans go anywhere. Asking OpenTelemetry each time costs 6 µs, and each call of a tool asks."""
+
+
+def _tracing() -> bool:
+    """Whether spans lead anywhere; the no-op's own cost is 0.05 ms a span, most of it for reading ``traceparent``."""
+    return isinstance(trace.get_tracer_provider(), TracerProvider)
 
 
 @contextmanager
 def span(name: str, *, headers: Mapping[str, str] | None = None, **attributes: str | int) -> Iterator[trace.Span]:
     """A span around a block; ``headers`` may carry a caller's ``traceparent`` (W3C Trace Context)."""
+    if not _tracing():
+        yield trace.INVALID_SPAN
+        return
     context = propagate.extract(dict(headers)) if headers else None
     with _tracer.start_as_current_span(name, context=context, attributes=attributes) as current:
         yield current
@@ -206,6 +210,6 @@ def span(name: str, *, headers: Mapping[str, str] | None = None, **attributes: s
 def trace_headers() -> dict[str, str]:
     """``traceparent`` of the current span, for a call to a neighbour; empty when tracing is off."""
     carrier: dict[str, str] = {}
-    if _tracing:
+    if _tracing():
         propagate.inject(carrier)
     return carrier

@@ -77,7 +77,11 @@ class Gateways:
                 fault.gateway = name
             told(fault)
 
-        return client.invoke_at_once(call, may_send=may_send, told=over, headers=headers)
+        try:
+            return client.invoke_at_once(call, may_send=may_send, told=over, headers=headers)
+        except NotSent as fault:
+            fault.gateway = name
+            raise
 
     async def cancel(self, req_id: str, agent_id: str, reason: str = "") -> str:
         """As `GatewayClient.cancel`, at the Gateway that holds the agent now; answers its name."""

@@ -7,9 +7,6 @@ a step that waits for approval is decided by name.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +20,6 @@ from daemon.api.context import CALLER, CONTEXT
 from daemon.api.decisions import Text, command_url
 from daemon.api.gate import parse, read_json
 from daemon.api.shapes import json_response
-from daemon.errors import FabricUnavailable
 from daemon.machine.commands import CommandId, CommandKind
 from daemon.machine.events import PausedReason
 from daemon.machine.spec import Name
@@ -33,8 +29,6 @@ from daemon.store.runs import Filter, RunHead
 
 MOST = 500
 """Runs of one request; what the filter means beside them is told by ``more``."""
-LOOK_S = 0.05
-"""Between two looks at the verdicts; doubles up to ten times that."""
 
 RESUMABLE: frozenset[PausedReason] = frozenset(
     {"step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized"}
@@ -169,13 +163,5 @@ async def _verdicts(request: web.Request, commands: Sequence[NewCommand]) -> lis
     """Write the commands down, ring their runs, and answer those decided within the wait."""
     context = request.app[CONTEXT]
     await context.commands.add(*commands)
-    with contextlib.suppress(FabricUnavailable):  # they are on disk; without the bells the sweep finds them
-        await context.inbox.ring(*(command.run_id for command in commands))
-    until = time.monotonic() + context.settings.verdict_wait_s
-    pause_s = LOOK_S
-    while True:
-        rows = await context.commands.decided([command.id for command in commands])
-        if len(rows) == len(commands) or time.monotonic() >= until:
-            return rows
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, 10 * LOOK_S)
+    context.bell.ring(*(command.run_id for command in commands))
+    return await context.verdicts.of([command.id for command in commands], within_s=context.settings.verdict_wait_s)

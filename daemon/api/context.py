@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from daemon.api.feed import Feed
+from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth import Caller
 from daemon.config import Http
-from daemon.fabric.inbox import Inbox
 from daemon.store.commands import Commands
 from daemon.store.log import EventLog
 from daemon.store.runs import Runs
@@ -34,7 +34,8 @@ class Context:
     runs: Runs
     commands: Commands
     log: EventLog
-    inbox: Inbox
+    bell: Bell
+    verdicts: Verdicts
     feed: Feed
     health: Health
 

@@ -7,10 +7,9 @@ waits a bounded time for the actor's verdict: applied → 200 with the run, refu
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Literal
 
 import uuid_utils.compat as uuid7
 from aiohttp import web
@@ -21,14 +20,10 @@ from daemon.api.context import CALLER, CONTEXT
 from daemon.api.gate import parse, path_id, read_json
 from daemon.api.runs import answer_run
 from daemon.api.shapes import json_response, moment
-from daemon.errors import Conflict, FabricUnavailable, NotFound
+from daemon.errors import Conflict, NotFound
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.spec import Name
-from daemon.store.commands import CommandRow, NewCommand
 from daemon.store.runs import RunHead
-
-LOOK_AGAIN_S = 0.5
-"""Verdicts are told over the bus; in case a message is lost the row is read this often."""
 
 Text = Annotated[str, Field(max_length=2000)]
 
@@ -92,11 +87,8 @@ async def mark_done(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """End the run; a finished one is answered unchanged."""
-    head = await _head(request)
     body = parse(CancelBody, await read_json(request, optional=True))
-    if head.terminal:
-        return await answer_run(request, head.id)
-    return await _submit(request, head, "cancel", body, seen_seq=None)
+    return await _decide(request, "cancel", body, of=("running", "paused"))
 
 
 async def command(request: web.Request) -> web.Response:
@@ -132,59 +124,32 @@ async def _head(request: web.Request) -> RunHead:
     return head
 
 
-async def _decide(request: web.Request, kind: CommandKind, body: Body) -> web.Response:
-    """A decision about the pause that this handler sees now. Without a pause there is nothing to decide."""
-    head = await _head(request)
-    if head.status != "paused":
-        raise Conflict(f"The run is {head.status}, not paused.", code="not_paused")
-    return await _submit(request, head, kind, body, seen_seq=head.paused_seq)
-
-
-async def _submit(
-    request: web.Request, head: RunHead, kind: CommandKind, body: Body, *, seen_seq: int | None
+async def _decide(
+    request: web.Request, kind: CommandKind, body: Body, *, of: Collection[str] = ("paused",)
 ) -> web.Response:
-    context = request.app[CONTEXT]
-    command_id = CommandId(uuid7.uuid7())
-    started = time.monotonic()
-    async with context.feed.watch(head.id) as watcher:
-        await context.commands.add(
-            NewCommand(
-                id=command_id,
-                run_id=head.id,
-                kind=kind,
-                payload=body.model_dump(exclude_none=True),
-                seen_seq=seen_seq,
-                issued_by=request[CALLER].user_id,
-            )
-        )
-        with contextlib.suppress(FabricUnavailable):  # it is on disk; without the bell the sweep finds it
-            await context.inbox.ring(head.id)
-        until = started + context.settings.verdict_wait_s
-        row = await _verdict(request, head, command_id, until=until, watcher=watcher)
-    if row is None or row.verdict is None:
-        location = command_url(head.id, command_id)
-        return await answer_run(request, head.id, status=202, headers={"Location": location})
+    """A decision about the pause that stands as it is written down. Without a pause there is only ``cancel``."""
+    context, started = request.app[CONTEXT], time.monotonic()
+    run_id, command_id = RunId(path_id(request, "run_id")), CommandId(uuid7.uuid7())
+    status = await context.commands.say(
+        command_id,
+        kind,
+        body.model_dump(exclude_none=True),
+        run_id=run_id,
+        user_id=request[CALLER].user_id,
+        of=of,
+        sees_pause=kind != "cancel",
+    )
+    if status is None:
+        raise NotFound("There is no such run, or it is not yours.")
+    if status not in of:
+        if kind == "cancel":
+            return await answer_run(request, run_id)
+        raise Conflict(f"The run is {status}, not paused.", code="not_paused")
+    context.bell.ring(run_id)
+    decided = await context.verdicts.of([command_id], within_s=context.settings.verdict_wait_s)
+    if not decided:
+        return await answer_run(request, run_id, status=202, headers={"Location": command_url(run_id, command_id)})
     telemetry.verdict_seconds.observe(time.monotonic() - started)
-    if row.verdict == "refused":
-        raise Conflict(row.message, code=row.code or "conflict")
-    return await answer_run(request, head.id)
-
-
-async def _verdict(
-    request: web.Request, head: RunHead, command_id: CommandId, *, until: float, watcher: Any
-) -> CommandRow | None:
-    """The command's row once decided; None when ``until`` (monotonic s) comes first."""
-    commands = request.app[CONTEXT].commands
-    wanted = str(command_id)
-    look_at = time.monotonic() + LOOK_AGAIN_S
-    while (now := time.monotonic()) < until:
-        told = None
-        with contextlib.suppress(TimeoutError):
-            told = await watcher.next(max(0.001, min(until, look_at) - now))
-        if (told is not None and wanted in told.decided) or time.monotonic() >= look_at:
-            look_at = time.monotonic() + LOOK_AGAIN_S
-            row = await commands.get(command_id, run_id=head.id)
-            if row is not None and row.verdict is not None:
-                return row
-    await asyncio.sleep(0)
-    return await commands.get(command_id, run_id=head.id)
+    if decided[0].verdict == "refused":
+        raise Conflict(decided[0].message, code=decided[0].code or "conflict")
+    return await answer_run(request, run_id)

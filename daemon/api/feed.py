@@ -1,6 +1,6 @@
 """The feed: one ear for all watchers of this node. Messages of the bus go to bounded queues, one a watcher.
 
-Used by ``stream`` (SSE) and ``decisions`` (waiting for a verdict). A watcher that reads too slowly is cut off, never
+Used by ``stream`` (SSE). A watcher that reads too slowly is cut off, never
 waited for. Nothing here is the truth: a watcher that sees a gap reads the log.
 """
 

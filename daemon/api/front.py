@@ -14,6 +14,7 @@ from aiohttp import web
 from daemon.api.app import make_app
 from daemon.api.context import Context, Health
 from daemon.api.feed import Feed
+from daemon.api.verdicts import Bell, Verdicts
 from daemon.config import Settings
 from daemon.errors import RunwardenError
 from daemon.fabric.bus import Bus
@@ -39,14 +40,18 @@ class Front:
         self._log = EventLog(pool)
         self._bus = Bus(redis, keys, node=settings.runtime.node_name)
         self._feed = Feed(self._bus, bound=settings.http.sse_queue)
+        commands = Commands(pool)
+        self._bell = Bell(Inbox(redis, keys, bound=settings.fabric.inbox_bound))
+        self._verdicts = Verdicts(commands)
         self.app: web.Application = make_app(
             Context(
                 settings=settings.http,
                 workflows=Workflows(pool),
                 runs=Runs(pool),
-                commands=Commands(pool),
+                commands=commands,
                 log=self._log,
-                inbox=Inbox(redis, keys, bound=settings.fabric.inbox_bound),
+                bell=self._bell,
+                verdicts=self._verdicts,
                 feed=self._feed,
                 health=health,
             ),
@@ -55,7 +60,14 @@ class Front:
 
     def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The long-lived parts by name; each runs until cancelled."""
-        return {} if self._ops_only else {"bus": self._bus.run(self._feed.heard), "compare": self._compare()}
+        if self._ops_only:
+            return {}
+        return {
+            "bus": self._bus.run(self._feed.heard),
+            "compare": self._compare(),
+            "bell": self._bell.run(),
+            "verdicts": self._verdicts.run(),
+        }
 
     def close_streams(self) -> None:
         """End every event stream with a hint to come back; part of a drain."""

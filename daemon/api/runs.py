@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from typing import Annotated
 from uuid import UUID
@@ -12,12 +11,13 @@ import uuid_utils.compat as uuid7
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from daemon.api.context import CALLER, CONTEXT
+from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.gate import parse, path_id, read_json
 from daemon.api.shapes import json_response, run_shape
-from daemon.errors import FabricUnavailable, Invalid, NotFound
+from daemon.errors import Invalid, NotFound
 from daemon.machine.commands import RunId
 from daemon.machine.spec import MAX_RUN_TIMEOUT_MS
+from daemon.store.runs import RunView
 
 
 class NewRun(BaseModel):
@@ -38,28 +38,31 @@ async def create(request: web.Request) -> web.Response:
         workflow_id = UUID(body.workflow_id)
     except ValueError:
         raise Invalid(faults=(("/workflow_id", "must be a UUID"),)) from None
-    workflow = await context.workflows.get(workflow_id, user_id=user)
-    if workflow is None:
+    created = await _created(context, user, workflow_id, body)
+    if created is None:
         raise NotFound("There is no such workflow, or it is not yours.")
-    run_id = RunId(uuid7.uuid7())
-    created = await context.runs.create(
-        run_id=run_id,
-        workflow_id=workflow.id,
-        user_id=user,
-        nonce=secrets.token_bytes(16),
-        snapshot=_snapshot(workflow.spec, body),
-        command_id=uuid7.uuid7(),
-    )
-    with contextlib.suppress(FabricUnavailable):  # the run is on disk; without the bell the sweep starts it
-        await context.inbox.ring(run_id)
+    context.bell.ring(created.head.id)
     return json_response(run_shape(created))
 
 
-def _snapshot(spec: str, body: NewRun) -> str:
-    """The workflow's spec as the run will keep it: the same text, unless this run differs from its workflow."""
+async def _created(context: Context, user: str, workflow_id: UUID, body: NewRun) -> RunView | None:
+    """The run, once on disk. It keeps the workflow's spec, the same text, unless it differs from its workflow."""
+    run_id, nonce, command_id = RunId(uuid7.uuid7()), secrets.token_bytes(16), uuid7.uuid7()
     if body.run_timeout_ms is None:
-        return spec
-    return orjson.dumps(orjson.loads(spec) | {"run_timeout_ms": body.run_timeout_ms}).decode()
+        return await context.runs.create_of(
+            run_id=run_id, workflow_id=workflow_id, user_id=user, nonce=nonce, command_id=command_id
+        )
+    workflow = await context.workflows.get(workflow_id, user_id=user)
+    if workflow is None:
+        return None
+    return await context.runs.create(
+        run_id=run_id,
+        workflow_id=workflow_id,
+        user_id=user,
+        nonce=nonce,
+        snapshot=orjson.dumps(orjson.loads(workflow.spec) | {"run_timeout_ms": body.run_timeout_ms}).decode(),
+        command_id=command_id,
+    )
 
 
 async def get(request: web.Request) -> web.Response:

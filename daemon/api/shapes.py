@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
 
 from daemon.machine.wire import PREVIEW_CHARS
 from daemon.store.runs import AttemptView, RunView
+
+_PENDING = {"status": "pending", "attempts": ()}
+"""What nothing happened to yet; one for all such steps."""
+
+
+class _Spec(NamedTuple):
+    """What is told of a step's spec."""
+
+    id: str
+    agent_id: str
+    tool_name: str
+
+
+@lru_cache(maxsize=256)
+def _specs(snapshot: str) -> tuple[_Spec, ...]:
+    """Of each step in turn. Runs of one workflow share a snapshot to the letter, so it is parsed once."""
+    found = []
+    for step in orjson.loads(snapshot)["steps"]:
+        tool = step["tool_config"]
+        found.append(_Spec(step["id"], tool["agent_id"], tool["tool_name"]))
+    return tuple(found)
 
 
 def json_response(
@@ -45,27 +67,27 @@ def run_shape(view: RunView) -> dict[str, Any]:
 
 
 def _steps_state(view: RunView) -> dict[str, Any]:
-    specs = orjson.loads(view.snapshot)["steps"]
-    state: dict[str, Any] = {spec["id"]: {"status": "pending", "attempts": []} for spec in specs}
+    specs = _specs(view.snapshot)
+    state: dict[str, Any] = dict.fromkeys((spec.id for spec in specs), _PENDING)
     for step in view.steps:
-        entry = state[step.step_id]
-        entry["status"] = step.status
+        entry: dict[str, Any] = {"status": step.status, "attempts": []}
         if step.approved_at_ms is not None:
             entry |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
         if step.decided_at_ms is not None:
             entry |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
+        state[step.step_id] = entry
     for attempt in view.attempts:
         spec = specs[attempt.step_index]
-        state[spec["id"]]["attempts"].append(_attempt(attempt, spec["tool_config"]))
+        state[spec.id]["attempts"].append(_attempt(attempt, spec))
     return state
 
 
-def _attempt(attempt: AttemptView, tool: Mapping[str, Any]) -> dict[str, Any]:
+def _attempt(attempt: AttemptView, spec: _Spec) -> dict[str, Any]:
     ended = attempt.ended_at_ms
     return {
         "req_id": attempt.req_id,
-        "agent_id": tool["agent_id"],
-        "tool_name": tool["tool_name"],
+        "agent_id": spec.agent_id,
+        "tool_name": spec.tool_name,
         "attempt_index": attempt.attempt,
         "state": attempt.state,
         "start_ts": attempt.intended_at_ms // 1000,

@@ -122,7 +122,8 @@ class Host:
             for actor in actors:
                 why[actor], actor.rung = actor.rung, None
             try:
-                letters = await self._inbox.read([actor.id for actor in actors])
+                # At the first look at a run that never moved there can be no letter, for it has called nothing.
+                letters = await self._inbox.read([one.id for one in actors if one.run.last_seq or one.rests])
                 asking = [actor.id for actor in actors if why[actor] == "c"]
                 commands = await self._claims.open_commands(asking) if asking else {}
             except (FabricUnavailable, StoreUnavailable) as fault:
@@ -330,7 +331,9 @@ class Host:
         """Whether the run only waits: nothing rung, nothing open, quiet for a while, no deadline near."""
         if actor.rung is not None or actor.local or actor.open_effects or actor.doubted or not self._intending:
             return False
-        if self._clock.monotonic() - actor.quiet_since < self._linger_s:
+        # Before any call no letter can come: only a person can move a run that waits, so it does not linger.
+        uncalled = actor.run.paused_reason == "awaiting_approval" and actor.run.attempt is None
+        if not uncalled and self._clock.monotonic() - actor.quiet_since < self._linger_s:
             return False
         when = actor.deadline(self._clock.now())
         return when is None or when - self._clock.now() > 2000

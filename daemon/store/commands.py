@@ -3,7 +3,7 @@ the journal, with the transition that the command caused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,14 @@ INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_b
 SELECT t.id, t.run_id, t.kind, t.payload::json, t.seen_seq, t.issued_by
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[])
     AS t(id, run_id, kind, payload, seen_seq, issued_by)
+"""
+
+_SAY = """
+WITH run AS (SELECT id, status, paused_seq FROM workflow_runs WHERE id = $2 AND user_id = $3), said AS (
+    INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by)
+    SELECT $1, id, $4, $5::text::json, CASE WHEN $7 THEN paused_seq END, $3 FROM run WHERE status = ANY($6::text[])
+)
+SELECT status FROM run
 """
 
 
@@ -62,6 +70,29 @@ class Commands:
         ]
         async with reading(self._pool) as connection:
             await connection.execute(_ADD, *(list(column) for column in zip(*rows, strict=True)))
+
+    async def say(
+        self,
+        command_id: CommandId,
+        kind: CommandKind,
+        payload: dict[str, Any],
+        *,
+        run_id: UUID,
+        user_id: str,
+        of: Collection[str],
+        sees_pause: bool,
+    ) -> str | None:
+        """One person's word about a run of their own; answers its status, None when there is no such run.
+
+        On return it is on disk if the status is one ``of`` these. ``sees_pause``: it is about the pause that stands
+        at this moment, and about no other.
+        """
+        said = orjson.dumps(payload).decode()
+        async with reading(self._pool) as connection:
+            status: str | None = await connection.fetchval(
+                _SAY, command_id, run_id, user_id, kind, said, list(of), sees_pause
+            )
+        return status
 
     async def get(self, command_id: UUID, *, run_id: UUID) -> CommandRow | None:
         """A command of a run; None when there is none."""

@@ -71,7 +71,9 @@ async def open_pool(url: str, *, size: int, patience_s: float, pooled: bool = Fa
     until = time.monotonic() + patience_s
     while True:
         try:
-            pool = await asyncpg.create_pool(url, min_size=1, max_size=size, **session("runwarden", pooled=pooled))
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=size, reset=_nothing_to_reset, **session("runwarden", pooled=pooled)
+            )
         except GONE as fault:
             if time.monotonic() >= until:
                 raise SetupError(f"Postgres at {mask(url)} does not answer: {plain(fault)}") from None
@@ -82,6 +84,13 @@ async def open_pool(url: str, *, size: int, patience_s: float, pooled: bool = Fa
         else:
             await _check_version(pool, url)
             return pool
+
+
+async def _nothing_to_reset(_: Connection) -> None:
+    """What asyncpg does as a connection is given back, beside ending an open transaction.
+
+    Its own way is four statements that free what sessions may hold, a round trip after every use; see ``session``.
+    """
 
 
 async def _check_version(pool: Pool, url: str) -> None:

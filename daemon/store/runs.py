@@ -20,17 +20,23 @@ id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index,
     created_at, last_activity_at, error_code, error_message
 """
 
-_CREATE = f"""
-WITH run AS (
+_CREATE = """
+WITH kept AS MATERIALIZED ({}),
+run AS (
     INSERT INTO workflow_runs (id, workflow_id, user_id, status, nonce, wake_at)
-    VALUES ($1, $2, $3, 'running', $4, clock_timestamp()) RETURNING {_COLUMNS}
+    SELECT $1::uuid, $2::uuid, $3::text, 'running', $4::bytea, clock_timestamp() FROM kept RETURNING {}
 ), spec AS (
-    INSERT INTO workflow_run_specs (run_id, snapshot) SELECT id, $5::text::json FROM run
+    INSERT INTO workflow_run_specs (run_id, snapshot) SELECT $1::uuid, snapshot FROM kept
 ), start AS (
-    INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT $6, id, 'start', $3 FROM run
+    INSERT INTO workflow_run_commands (id, run_id, kind, issued_by)
+    SELECT $5::uuid, $1::uuid, 'start', $3::text FROM kept
 )
-SELECT * FROM run
-"""  # noqa: S608 - nothing of it is input
+SELECT run.*, kept.snapshot FROM run CROSS JOIN kept
+"""
+_CREATE_WITH = _CREATE.format("SELECT $6::text::json AS snapshot", _COLUMNS)
+_CREATE_OF = _CREATE.format(
+    "SELECT spec AS snapshot FROM workflows WHERE id = $2::uuid AND user_id = $3::text", _COLUMNS
+)
 
 _HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE id = $1 AND user_id = $2"  # noqa: S608 - nothing of it is input
 
@@ -38,15 +44,20 @@ _OF_AGENT = """EXISTS (
     SELECT FROM workflow_run_specs s CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') AS step
     WHERE s.run_id = r.id AND step -> 'tool_config' ->> 'agent_id' = {})"""
 
-_STEPS = """
-SELECT step_id, status, approved_by, approved_at_ms, decided_by, decided_at_ms, note
-FROM workflow_run_steps WHERE run_id = $1 ORDER BY step_index
-"""
-
-_ATTEMPTS = """
-SELECT step_index, attempt, req_id, state, intended_at_ms, ended_at_ms, error::text, exit_code, result::text, log_tail
-FROM workflow_run_attempts WHERE run_id = $1 ORDER BY step_index, attempt
-"""
+_VIEW = f"""
+SELECT {_COLUMNS},
+    (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
+    ARRAY(
+        SELECT ROW(s.step_id, s.status, s.approved_by, s.approved_at_ms, s.decided_by, s.decided_at_ms, s.note)
+        FROM workflow_run_steps s WHERE s.run_id = r.id ORDER BY s.step_index
+    ) AS steps,
+    ARRAY(
+        SELECT ROW(a.step_index, a.attempt, a.req_id, a.state, a.intended_at_ms, a.ended_at_ms, a.error::text,
+            a.exit_code, a.result::text, a.log_tail)
+        FROM workflow_run_attempts a WHERE a.run_id = r.id ORDER BY a.step_index, a.attempt
+    ) AS attempts
+FROM workflow_runs r WHERE id = $1 AND user_id = $2
+"""  # noqa: S608 - nothing of it is input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +145,17 @@ class Runs:
     ) -> RunView:
         """The run row, its immutable snapshot and its start command: one statement, all or nothing; as ``view``."""
         async with reading(self._pool) as connection:
-            row = await connection.fetchrow(_CREATE, run_id, workflow_id, user_id, nonce, snapshot, command_id)
-        assert row is not None  # noqa: S101 - an INSERT of VALUES answers its row
+            row = await connection.fetchrow(_CREATE_WITH, run_id, workflow_id, user_id, nonce, command_id, snapshot)
+        assert row is not None  # noqa: S101 - what is given is one row
         return RunView(head=_head(row), snapshot=snapshot, steps=(), attempts=())
+
+    async def create_of(
+        self, *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, command_id: UUID
+    ) -> RunView | None:
+        """As ``create``, of the spec of this user's workflow as it stands; None when there is no such workflow."""
+        async with reading(self._pool) as connection:
+            row = await connection.fetchrow(_CREATE_OF, run_id, workflow_id, user_id, nonce, command_id)
+        return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=()) if row is not None else None
 
     async def head(self, run_id: UUID, *, user_id: str) -> RunHead | None:
         """A run of this user; None when there is none (another's is none)."""
@@ -152,18 +171,17 @@ class Runs:
         return [_head(row) for row in rows]
 
     async def view(self, run_id: UUID, *, user_id: str) -> RunView | None:
-        """As ``head``, with snapshot, steps and attempts, all of one moment."""
-        async with (
-            reading(self._pool) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            row = await connection.fetchrow(_HEAD, run_id, user_id)
-            if row is None:
-                return None
-            snapshot = await connection.fetchval("SELECT snapshot FROM workflow_run_specs WHERE run_id = $1", run_id)
-            steps = [StepView(*row) for row in await connection.fetch(_STEPS, run_id)]
-            attempts = [AttemptView(*row) for row in await connection.fetch(_ATTEMPTS, run_id)]
-        return RunView(head=_head(row), snapshot=snapshot, steps=steps, attempts=attempts)
+        """As ``head``, with snapshot, steps and attempts: one statement, so all of one moment."""
+        async with reading(self._pool) as connection:
+            row = await connection.fetchrow(_VIEW, run_id, user_id)
+        if row is None:
+            return None
+        return RunView(
+            head=_head(row),
+            snapshot=row["snapshot"],
+            steps=[StepView(*step) for step in row["steps"]],
+            attempts=[AttemptView(*attempt) for attempt in row["attempts"]],
+        )
 
 
 def _matching(wanted: Filter, user_id: str, limit: int) -> tuple[str, list[object]]:

@@ -79,6 +79,8 @@ SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000
 FROM workflow_runs WHERE id = ANY($1::uuid[])
 """
 
+# With the snapshot, which never changes. Not with steps and attempts: where the claim had to wait for another's commit,
+# the row is answered as that commit left it, but other tables as they were when this statement began.
 _CLAIMED = """
 RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.paused_seq, r.current_step_index,
     r.epoch, r.owner, r.last_seq, r.error_code, r.error_message,
@@ -86,7 +88,8 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
     (extract(epoch FROM r.started_at) * 1000)::bigint AS started_ms,
     (extract(epoch FROM r.finished_at) * 1000)::bigint AS finished_ms,
     (extract(epoch FROM r.last_activity_at) * 1000)::bigint AS last_ms,
-    (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+    (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+    (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot
 """
 
 # Taking a run from an owner who never let it go is a takeover. `recoveries` counts those since its last commit or
@@ -147,20 +150,20 @@ SELECT status, paused_reason, count(*) AS runs FROM workflow_runs
 WHERE status IN ('running', 'paused') AND error_code IS DISTINCT FROM $1 GROUP BY status, paused_reason ORDER BY 1, 2
 """
 
-LOAD_SPECS = "SELECT run_id, snapshot FROM workflow_run_specs WHERE run_id = ANY($1::uuid[])"
-
-LOAD_STEPS = """
-SELECT run_id, step_index, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note
-FROM workflow_run_steps WHERE run_id = ANY($1::uuid[])
-"""
-
-LOAD_ATTEMPTS = """
-SELECT a.* FROM unnest($1::uuid[]) AS want(id) CROSS JOIN LATERAL (
-    SELECT run_id, step_index, attempt, req_id, epoch, state, first_intended_at_ms, intended_at_ms, ack_by_ms,
-        deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
-        ended_at_ms, answered, log_bytes, mark_term, mark_number
-    FROM workflow_run_attempts WHERE run_id = want.id ORDER BY step_index DESC, attempt DESC LIMIT $2
-) AS a
+# The rows of each run in the order of the fields of StepState and Attempt, the newest $2 attempts first.
+LOAD = """
+SELECT want.id,
+    ARRAY(
+        SELECT ROW(step_index, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
+        FROM workflow_run_steps WHERE run_id = want.id
+    ) AS steps,
+    ARRAY(
+        SELECT ROW(step_index, attempt, req_id, state, epoch, first_intended_at_ms, intended_at_ms, ack_by_ms,
+            deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
+            ended_at_ms, answered, log_bytes, mark_term, mark_number)
+        FROM workflow_run_attempts WHERE run_id = want.id ORDER BY step_index DESC, attempt DESC LIMIT $2
+    ) AS attempts
+FROM unnest($1::uuid[]) AS want(id)
 """
 
 RELEASE = """

@@ -183,7 +183,7 @@ async def test_a_slow_client_is_cut_off_and_resumes_without_gap_or_repeat(narrow
         step("a", approval_policy="manual"), step("b", "streaming", arguments=flood), step("c", "streaming")
     )
     await narrow.until(run_id, "paused")
-    cut_before = telemetry.sse_cut._value.get()
+    cut_before = telemetry.sse_cut.value
     slow = Slow(narrow)
     await slow.ask(run_id)
     await eventually(lambda: narrow.context.feed.clients == 1, what="the stream")
@@ -191,7 +191,7 @@ async def test_a_slow_client_is_cut_off_and_resumes_without_gap_or_repeat(narrow
     await narrow.until(run_id, "completed")
     seen = await slow.seqs()
     end = await narrow.end_of(run_id)
-    assert telemetry.sse_cut._value.get() == cut_before + 1
+    assert telemetry.sse_cut.value == cut_before + 1
     assert seen == list(range(1, len(seen) + 1))
     assert seen[-1] < end
     async with narrow.watch(run_id, Last_Event_ID=str(seen[-1])) as resumed:

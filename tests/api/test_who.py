@@ -20,6 +20,7 @@ import yarl
 from daemon.auth import mint
 from tests.api.answers import assert_problem, stored
 from tests.api.harness import SECRET, Answer, Stack, step
+from tests.patience import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -115,6 +116,17 @@ async def test_a_token_of_bytes_that_are_no_text_is_401(shared: Stack) -> None:
         line = await reader.readline()
     writer.transport.abort()
     assert line.startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_token_that_was_good_is_refused_once_it_has_expired(shared: Stack) -> None:
+    """Its signature is remembered, its end is not forgotten."""
+    ends = int(time.time()) + 2
+    token = bearer({"sub": "ann", "exp": ends})
+    first = await ask(shared, "GET", f"/v1/workflow-runs/{NOBODY}", token)
+    assert_problem(first, 404, "not_found")
+    await eventually(lambda: time.time() >= ends)
+    after = await ask(shared, "GET", f"/v1/workflow-runs/{NOBODY}", token)
+    assert_problem(after, 401, "token_expired")
 
 
 @pytest.mark.parametrize("exp", [10**400, 2**64, 1e300])

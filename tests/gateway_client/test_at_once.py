@@ -136,3 +136,6 @@ async def test_of_several_gateways_none_is_called_at_once_and_of_one_the_fault_h
         heard = asyncio.get_running_loop().create_future()
         Gateways({"a": client}).invoke_at_once(CALL, may_send=lambda: True, told=heard.set_result)
         assert (await heard).gateway == "a"
+        with pytest.raises(NotSent) as caught:
+            Gateways({"a": client}).invoke_at_once(CALL, may_send=lambda: False, told=print)
+        assert caught.value.gateway == "a"

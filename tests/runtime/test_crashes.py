@@ -154,14 +154,14 @@ async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made
     """Postgres is slow with the commit of the intent, and meanwhile Redis with the renewal of the lease."""
     ttl_s = 3.0
     await rig.start(lease_ttl_s=ttl_s)
-    run_id = await rig.create(step("a", manual=True))
+    run_id = await rig.create(step("a"), step("b", manual=True))  # having called once, it lingers as it waits
     await rig.until(run_id, "paused")
     refused = count("runwarden_gateway_calls_total", verb="invoke", outcome="not_permitted", gateway="default")
     session = await asyncpg.connect(rig.database)
     try:
         async with session.transaction():
             await session.execute("SELECT FROM workflow_runs WHERE id = $1 FOR NO KEY UPDATE", run_id)
-            await rig.say(run_id, "approve", step_id="a")
+            await rig.say(run_id, "approve", step_id="b")
             await eventually(lambda: _commit_waits(rig.pool))
             await rig.redis.redis.execute_command("CLIENT", "PAUSE", int(ttl_s * 900), "ALL")
             stale_at = time.monotonic() + ttl_s / 2
@@ -172,16 +172,16 @@ async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made
                 == refused + 1
             )
         )
-        assert rig.gateway.ledger == []
+        rig.never_twice(1)
     finally:
         await session.close()
     await rig.until(run_id, "completed")
     unsent = await rig.events(run_id, "tool.unsent")
     assert unsent[0]["reason"] == "not_permitted"
-    intents = [event for event in await rig.events(run_id, "step.progress") if "req_id" in event]
+    intents = [event for event in await rig.events(run_id, "step.progress") if "req_id" in event][1:]
     again = [(unsent[0]["req_id"], 0)] * (1 + len(unsent))
     assert [(event["req_id"], event["attempt_index"]) for event in intents] == again, "the same attempt, not another"
-    rig.never_twice(1)
+    rig.never_twice(2)
 
 
 # --- a run whose own turn fails --------------------------------------------------------------------------------------

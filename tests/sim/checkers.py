@@ -52,8 +52,9 @@ def _why_restless(servers: Servers, run_id: RunId, row: RunRow) -> Iterator[str]
         yield f"is still running at step {row.head.step_index}"
     if any(not command.verdicts for command in row.commands):
         yield f"is {status} and has a command without a verdict"
-    # Of a run that waits for no answer a letter is late evidence: if its offer is lost, it is read at the next waking.
-    if servers.redis.inboxes.get(run_id) and row.head.unsettled is not None:
+    # Of a run that waits for no answer a letter is late evidence: if its offer was lost, it is read at the next waking.
+    late = run_id in servers.redis.lost_offers and row.head.unsettled is None
+    if servers.redis.inboxes.get(run_id) and not late:
         yield f"is {status} and has letters that nobody reads"
     if row.owner is not None:
         yield f"is {status} and owned by {row.owner}"

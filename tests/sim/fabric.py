@@ -104,6 +104,8 @@ class Ready:
         for run_id in run_ids:
             if not self._server.loses("offer"):
                 self._server.offer(run_id)
+            else:
+                self._server.lost_offers.add(run_id)
 
     async def backlog(self) -> int:
         return await self._line.ask("backlog", lambda: len(self._server.ready))

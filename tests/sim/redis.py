@@ -26,6 +26,8 @@ class Redis:
         self.now_ms = now_ms
         self.bells = Bells()
         self.loses: Callable[[str], bool] = lambda hint: False
+        self.lost_offers: set[RunId] = set()
+        """Runs that were marked ready in vain."""
         self.run_id = b"server-1"
         self.appended: dict[bytes, tuple[RunId, bytes]] = {}
         """Every letter that ever came into an inbox and was not forgotten, by its entry."""

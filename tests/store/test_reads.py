@@ -94,7 +94,7 @@ async def test_the_run_of_another_user_is_none(book: Book) -> None:
 
 
 async def test_a_view_is_of_one_moment(book: Book, other: asyncpg.Connection[asyncpg.Record]) -> None:
-    """What is committed between the view's own statements is not half seen."""
+    """What is committed while a view is under way is seen whole or not at all."""
     story = await book.open(step("a"), step("b"))
     await book.write(story)
     async with other.transaction():
@@ -105,8 +105,8 @@ async def test_a_view_is_of_one_moment(book: Book, other: asyncpg.Connection[asy
         await other.execute("UPDATE workflow_run_attempts SET state = 'done'")
     view = await looking
     assert view is not None
-    assert view.head.last_seq == story.run.last_seq
-    assert [attempt.state for attempt in view.attempts] == ["intent"]
+    before, after = (story.run.last_seq, "intent"), (99, "done")
+    assert (view.head.last_seq, view.attempts[0].state) in (before, after)
 
 
 async def _blocked(pool: Pool) -> bool:
