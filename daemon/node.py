@@ -6,6 +6,7 @@ Used by ``cli``, ``dev`` and the end-to-end tests. Nothing else may know every r
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -28,6 +29,8 @@ from gateway_client import GatewayClient, GatewayRedis, Gateways
 
 PROBE_S = 1.0
 CLOSE_S = 5.0
+GC_YOUNG = 20_000
+"""New objects between two looks for cycles."""
 
 
 class Node:
@@ -109,6 +112,17 @@ class Node:
         return fault if self._runner is not None and self._runner.deaf_to(gateway) else None
 
 
+def _settle_memory() -> None:
+    """What a node is made of lives as long as it: the collector need not look at it again and again.
+
+    Nearly all that a turn makes goes as its last reference does, so that looking for cycles each 700 new objects finds
+    next to nothing. Both together took a seventh of the node's CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG, 20, 20)
+
+
 async def _fault_of(question: Awaitable[object]) -> str | None:
     try:
         await question
@@ -187,6 +201,7 @@ async def _close_pool(pool: Pool) -> None:
 async def serve(settings: Settings, stop: asyncio.Event, started: asyncio.Event | None = None) -> None:
     """Run a node until ``stop`` is set, then drain it. Raises SetupError when it cannot start."""
     async with open_node(settings) as node:
+        _settle_memory()
         up = started or asyncio.Event()
         running = asyncio.create_task(node.run(up), name="node")
         stopping = asyncio.create_task(stop.wait(), name="stop")

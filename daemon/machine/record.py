@@ -16,7 +16,7 @@ from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decide import Refusal
 from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended
 from daemon.machine.evolve import Happened
-from daemon.machine.state import Attempt, Run
+from daemon.machine.state import Attempt, Run, name_of
 from daemon.machine.wire import error, frame, iso, payload
 
 LOG_PREVIEW_CHARS = 8000
@@ -119,7 +119,7 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        at, run_id = iso(self.at), str(self.run.id)
+        at, run_id = iso(self.at), name_of(self.run.id)
         frames = b"".join(frame(run_id, row.seq, row.event_type, at, row.payload) for row in self.events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
@@ -214,12 +214,12 @@ def _step_row(run: Run, index: int) -> StepRow:
 def _attempt_row(run: Run, notes: _Touched) -> AttemptRow:
     attempt = notes.attempt
     assert attempt is not None  # noqa: S101 - evolve has refused events about attempts it does not know
-    arguments = run.spec.steps[attempt.step_index].tool_config.arguments if notes.intended else None
+    arguments = run.spec.steps[attempt.step_index].tool_config.arguments_json if notes.intended else None
     ended = notes.ended
     fault = error(ended.error_code, ended.error_message) if ended else None
     return AttemptRow(
         attempt=attempt,
-        arguments=orjson.dumps(arguments).decode() if arguments is not None else None,
+        arguments=arguments,
         error=orjson.dumps(fault).decode() if fault or isinstance(ended, AttemptSettled) else None,
         exit_code=ended.exit_code if ended else None,
         result=orjson.dumps(ended.result).decode() if ended is not None and ended.result is not None else None,

@@ -39,7 +39,7 @@ def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Happened]]:
     if run.started_at is None:
         return run, happened
     for _ in range(8 * len(run.steps) + 16):
-        for rule in RULES:
+        for rule in IN_FLIGHT if run.in_flight else AT_REST:
             following = rule(run, now, facts)
             if following:
                 run = carry(run, following, now, happened)
@@ -220,10 +220,11 @@ def _nobody_listens(attempt: Attempt, now: int, limits: Limits) -> AttemptUnsent
     )
 
 
-RULES: tuple[Rule, ...] = (
+IN_FLIGHT: tuple[Rule, ...] = (_run_time_is_up, _grace_is_over, _time_is_up, _next_step)
+"""Asked while a tool may be running. ``_next_step`` would then be a defect: it is asked so that it is noticed."""
+
+AT_REST: tuple[Rule, ...] = (
     _run_time_is_up,
-    _grace_is_over,
-    _time_is_up,
     _unsent_for_good,
     _unknown_is_repeated,
     _step_has_its_verdict,
@@ -232,3 +233,4 @@ RULES: tuple[Rule, ...] = (
     _unsent_again,
     _next_step,
 )
+"""Asked otherwise. Two tables, because each step asks all rules three times over, and most can speak in one only."""

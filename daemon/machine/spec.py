@@ -6,8 +6,10 @@ Used by the API (validation, OpenAPI) and by the machine (reading). Unknown fiel
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.errors import Invalid
@@ -38,6 +40,11 @@ class ToolConfig(Shape):
     arguments: dict[str, Any] = Field(default_factory=dict)
     timeout_ms: int = Field(60_000, ge=1, le=MAX_TIMEOUT_MS, description="The tool's deadline, in milliseconds.")
     stream: bool = True
+
+    @cached_property
+    def arguments_json(self) -> str:
+        """The arguments as JSON text, as each attempt keeps them."""
+        return orjson.dumps(self.arguments).decode()
 
 
 class StepSpec(Shape):

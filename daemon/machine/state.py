@@ -209,12 +209,24 @@ def make_req_id(run_id: RunId, nonce: bytes, step_index: int, attempt_index: int
     The alphabet is ``[A-Za-z0-9_-]`` (RFC 4648 §5), which the Gateway's paths carry unharmed.
     """
     proof = hmac.digest(nonce, b"%d:%d" % (step_index, attempt_index), "sha256")[:16]
-    return ReqId(_b64(run_id.bytes) + _b64(proof))
+    return ReqId(_routable(run_id) + _b64(proof))
 
 
 def run_of(req_id: str) -> RunId | None:
     """The run a req_id was made for; None when it is not one of ours. Proves nothing: see ``make_req_id``."""
     return _run_named(req_id[:22]) if len(req_id) == 44 else None
+
+
+@lru_cache(maxsize=16_384)
+def name_of(run_id: RunId) -> str:
+    """The id as text. Remembered: each event of a step tells it."""
+    return str(run_id)
+
+
+@lru_cache(maxsize=16_384)
+def _routable(run_id: RunId) -> str:
+    """The beginning of every ``req_id`` of the run."""
+    return _b64(run_id.bytes)
 
 
 @lru_cache(maxsize=16_384)

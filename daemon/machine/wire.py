@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeAlias, assert_never
 
 import orjson
@@ -39,7 +40,7 @@ from daemon.machine.events import (
     StepRepeating,
     StepSkipped,
 )
-from daemon.machine.state import WITH_THE_RUN, Attempt, Run
+from daemon.machine.state import WITH_THE_RUN, Attempt, Run, name_of
 
 PREVIEW_CHARS = 800
 ERROR_CHARS = 2000
@@ -86,7 +87,7 @@ _FRAME = (
 
 def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
     """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
-    body: dict[str, Any] = {"type": event.type, "run_id": str(run.id)}
+    body: dict[str, Any] = {"type": event.type, "run_id": name_of(run.id)}
     if isinstance(event, AboutACall):  # most events are, and a chain of patterns would look at the others first
         return body | _attempt_payload(event, run, at)
     match event:
@@ -215,8 +216,9 @@ def preview(result: Any) -> str | None:
     return None if result is None else orjson.dumps(result).decode()[:PREVIEW_CHARS]
 
 
+@lru_cache(maxsize=256)
 def iso(at: int) -> str:
-    """Epoch milliseconds as ISO 8601 UTC with milliseconds."""
+    """Epoch milliseconds as ISO 8601 UTC with milliseconds. Remembered: the runs of a batch share their moments."""
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
