@@ -74,6 +74,10 @@ class Inbox:
         """Tell whoever holds each run, or anybody, to look at its command rows."""
         await self.append(tuple(Post(run_id, "c") for run_id in run_ids))
 
+    async def give_back(self, letters: Sequence[tuple[RunId, Entry]]) -> None:
+        """Append letters that a node had in memory for a run that it does not hold any more. Raises as ``append``."""
+        await self.append([Post(run_id, "h", raw, mark) for run_id, (_, raw, mark) in letters])
+
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         """The letters of several inboxes, oldest first, in one round trip; runs without letters are left out."""
         runs = {self._keys.inbox(run_id): run_id for run_id in run_ids}

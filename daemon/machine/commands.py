@@ -50,6 +50,9 @@ class Mark(Struct, frozen=True, gc=False):
 Entry: TypeAlias = tuple[bytes, bytes, Mark]
 """A letter as an inbox keeps it: what to delete it by, the raw envelope, its mark."""
 
+IN_MEMORY = b""
+"""What an entry that is in no inbox would be deleted by."""
+
 
 class Sent(Struct, frozen=True, kw_only=True, gc=False):
     """The Gateway answered 202: it wrote the call to the agent's socket. No proof that the agent saw it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from daemon import telemetry
-from daemon.machine.commands import Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
+from daemon.machine.commands import IN_MEMORY, Command, CommandId, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.decide import decide
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, deadline, effects
 from daemon.machine.events import AttemptEnded, AttemptSettled, RunCreated, RunParked, StepRepeating
@@ -52,7 +52,7 @@ class Turn:
     @property
     def folded(self) -> tuple[bytes, ...]:
         """The inbox entries to delete."""
-        return tuple(entry for entry, _, _ in self.entries)
+        return tuple(entry for entry, _, _ in self.entries if entry != IN_MEMORY)
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +67,10 @@ class Actor:
     asked: set[Asked] = field(default_factory=set)
     local: list[Letter] = field(default_factory=list)
     """Answers of our own dispatch; they need no detour through Redis."""
+    mail: list[Entry] = field(default_factory=list)
+    """Letters that this node heard itself; see ``strays``."""
+    unread: bool = True
+    """Whether its inbox in Redis may hold letters."""
     open_effects: int = 0
     """Effects under way; while any is open the run is not let go."""
     doubted: bool = False

@@ -18,11 +18,12 @@ from typing import Any
 
 from daemon.config import Settings
 from daemon.fabric.client import Client
-from daemon.fabric.inbox import Inbox
+from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.keys import Keys
 from daemon.fabric.role import Beacon, Role
 from daemon.machine.commands import Urgency
 from daemon.runtime.ingest import URGENCY, Ingest, Source
+from daemon.runtime.residents import Residents
 from gateway_client import Directory, Gateways
 
 REDIS = "*"
@@ -73,6 +74,7 @@ def open_ears(
     keys: Keys,
     gateways: Gateways,
     inbox: Inbox,
+    residents: Residents,
     missed: Callable[[], None],
     unsure: Callable[[], None],
     returned: Callable[[str], None],
@@ -80,12 +82,17 @@ def open_ears(
     """An ear for each Gateway, and one for their Redis; none of them listens yet."""
     ttl_s = settings.runtime.lease_ttl_s
 
+    def hand(post: Post) -> bool:
+        return residents.hand(post.run_id, post.urgency, post.letter, post.mark)
+
     def ear(name: str, source: Source, takes: Mapping[str, Urgency]) -> Ingest:
         return Ingest(
             gateway=name,
             source=source,
             takes=takes,
             inbox=inbox,
+            hand=hand,
+            ring=residents.ring,
             holder=Role(redis, keys, f"ingest:{name}", node=node, ttl_s=ttl_s),
             standby=Role(redis, keys, f"ingest-standby:{name}", node=node, ttl_s=ttl_s),
             heard=Beacon(redis, keys, f"gateway-heard:{name}", node=node, ttl_s=ttl_s),

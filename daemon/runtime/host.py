@@ -81,6 +81,7 @@ class Host:
                 group.create_task(self._commit(lane, queue), name=f"lane-{number}")
             group.create_task(self._afterwards(), name="afterwards")
             group.create_task(self._turns(), name="turns")
+            group.create_task(self._residents.strays.run(self._inbox), name="strays")
 
     def stop_intending(self) -> None:
         """From now on no tool call is begun; what comes back is still folded and committed."""
@@ -92,12 +93,16 @@ class Host:
         It does not wait for a moment without any turn: where tools talk there is none. Polls, because only a drain
         waits for it and turns need not pay for that.
         """
-        until = {actor: actor.rests + int(actor.busy) + int(bool(actor.local)) for actor in self._residents}
+        until = {
+            actor: actor.rests + int(actor.busy) + int(bool(actor.local or actor.mail)) for actor in self._residents
+        }
         while until:
             until = {
                 actor: rests
                 for actor, rests in until.items()
-                if actor.rests < rests and (actor.busy or actor.local) and self._residents.get(actor.id) is actor
+                if actor.rests < rests
+                and (actor.busy or actor.local or actor.mail)
+                and self._residents.get(actor.id) is actor
             }
             await asyncio.sleep(0.01)
 
@@ -119,22 +124,29 @@ class Host:
             await self._residents.wait()
             actors = self._residents.take(TURN_LIMIT)
             why: dict[Actor, Urgency | None] = {}
+            # At the first look at a run that never moved there can be no letter, for it has called nothing.
+            reading = [one for one in actors if one.unread and (one.run.last_seq or one.rests)]
             for actor in actors:
                 why[actor], actor.rung = actor.rung, None
+                actor.unread = False
             try:
-                # At the first look at a run that never moved there can be no letter, for it has called nothing.
-                letters = await self._inbox.read([one.id for one in actors if one.run.last_seq or one.rests])
+                letters = await self._inbox.read([one.id for one in reading]) if reading else {}
                 asking = [actor.id for actor in actors if why[actor] == "c"]
                 commands = await self._claims.open_commands(asking) if asking else {}
             except (FabricUnavailable, StoreUnavailable) as fault:
                 log.warning("turns wait", fault=str(fault))
                 for actor in actors:
                     actor.rung = "c" if actor.rung == "c" else why[actor]
+                    actor.unread = True
                 self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
                 await asyncio.sleep(RETRY_S)
                 continue
             for actor in actors:
-                self._turn(actor, letters.get(actor.id, []), commands.get(actor.id, []))
+                entries = letters.get(actor.id, [])
+                if len(entries) >= self._inbox.read_limit:  # more letters wait, and their bells have rung already
+                    actor.rung, actor.unread = actor.rung or "h", True
+                mail, actor.mail = actor.mail, []
+                self._turn(actor, [*entries, *mail], commands.get(actor.id, []))  # what lay in the inbox came first
 
     def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command]) -> None:
         telemetry.turns.inc()
@@ -145,8 +157,6 @@ class Host:
             unheard=frozenset() if self._weather.all_heard else self._weather.unheard(needs(actor.run).agents),
             hints=self._tools.hints,
         )
-        if len(letters) >= self._inbox.read_limit:
-            actor.rung = actor.rung or "h"  # more letters wait, and their bells have rung already
         letters, commands = self._cautiously(actor, letters, commands)
         try:
             turn = actor.turn(letters, commands, self._clock.now(), facts)
@@ -169,10 +179,11 @@ class Host:
             case "none":
                 return letters, commands
             case "alone":
-                actor.caution, actor.rung = "singly", "c"
+                actor.caution = "singly"
+                self._residents.keep(actor, letters, again=True)
                 return (), ()
             case "singly" if letters:
-                actor.rung = "c"
+                self._residents.keep(actor, letters[1:], again=True)
                 return letters[:1], ()
             case "singly":
                 actor.caution = "none"
@@ -183,13 +194,13 @@ class Host:
     ) -> None:
         poison = actor.poison(letters, self._clock.now(), facts)
         if poison:
-            actor.rung = "c"
+            self._residents.keep(actor, [entry for entry in letters if entry not in poison], again=True)
             self._done.put_nowait([Turn(actor, None, (entry,), aside=why) for entry, why in poison.items()])
             return
         actor.failures += 1
         log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
         if actor.failures < FAILURES_BEFORE_PARK:
-            actor.rung = "c"
+            self._residents.keep(actor, letters, again=True)
             self._residents.put_back([actor], self._clock.monotonic() + RETRY_S * actor.failures)
             return
         self._park(actor, letters, [command.id for command in commands], f"{type(fault).__name__}: {fault}")
@@ -198,6 +209,8 @@ class Host:
     def _park(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[CommandId], message: str) -> None:
         telemetry.parked.inc()
         turn = actor.park(letters, commands, self._clock.now(), message[:REASON_CHARS])
+        if not turn.entries:
+            self._residents.keep(actor, letters)
         log.error("a run is parked", run_id=str(actor.id), fault=message)
         if turn.transition is not None:
             self._queue_of(actor).put_nowait(turn)
@@ -215,7 +228,10 @@ class Host:
             while len(batch) < self._batch and not queue.empty():
                 batch.append(queue.get_nowait())
             # Who was dropped meanwhile may have moved in again: of its two turns only the newer may be committed.
-            batch = [turn for turn in batch if self._residents.get(turn.actor.id) is turn.actor]
+            gone = [turn for turn in batch if self._residents.get(turn.actor.id) is not turn.actor]
+            for turn in gone:
+                self._residents.drop(turn.actor, turn.entries)
+            batch = [turn for turn in batch if turn not in gone] if gone else batch
             outcomes = await lane.commit([turn.transition for turn in batch if turn.transition is not None])
             committed = [turn for turn in batch if self._concluded(turn, outcomes)]
             if committed:
@@ -234,7 +250,7 @@ class Host:
         if actor.id in outcomes.fenced:
             telemetry.fenced.inc()
             log.info("fenced: another node owns the run", run_id=str(actor.id), epoch=actor.epoch)
-            self._residents.remove(actor)
+            self._residents.drop(turn.actor, turn.entries)
             return False
         self._refused(turn, outcomes.poisoned.get(actor.id, "the journal gave no verdict"))
         return False
@@ -244,7 +260,8 @@ class Host:
         actor, transition = turn.actor, turn.transition
         actor.local[:0] = turn.local
         if turn.entries and actor.caution == "none":
-            actor.caution, actor.rung = "alone", "c"
+            actor.caution = "alone"
+            self._residents.keep(actor, turn.entries, again=True)
             self._residents.free(actor)
         elif turn.entries and turn.aside is None:
             self._done.put_nowait([replace(turn, transition=None, aside=reason)])
@@ -253,7 +270,7 @@ class Host:
             commands = [row.command_id for row in transition.verdicts] if transition is not None else []
             self._park(actor, (), commands, f"Postgres refuses what was told: {reason}")
         else:
-            self._residents.remove(actor)
+            self._residents.drop(turn.actor, turn.entries)
 
     async def _afterwards(self) -> None:
         """After commits: delete, tell, and let the runs have their next turn."""
@@ -265,7 +282,7 @@ class Host:
             turns = await self._set_aside(turns)
             folded: dict[RunId, tuple[bytes, ...]] = {}
             for turn in turns:
-                if turn.entries:
+                if turn.folded:
                     folded[turn.actor.id] = folded.get(turn.actor.id, ()) + turn.folded
             said = {turn.actor.id: turn.transition.told() for turn in turns if turn.transition is not None}
             try:
@@ -286,6 +303,9 @@ class Host:
             await self._aside.keep(letters)
         except StoreUnavailable as fault:
             log.warning("poison letters stay where they are", fault=str(fault))
+            for turn in turns:
+                if turn.aside:
+                    self._residents.keep(turn.actor, turn.entries)
             return [replace(turn, entries=()) if turn.aside else turn for turn in turns]
         return turns
 
@@ -302,13 +322,16 @@ class Host:
             held = await self._claims.still_held([(actor.id, actor.owner, actor.epoch) for actor in folded])
         except StoreUnavailable as fault:
             log.warning("letters that led to nothing stay for now", fault=str(fault))
+            for turn in turns:
+                if turn.transition is None:
+                    self._residents.keep(turn.actor, turn.entries)
             self._residents.put_back(folded, self._clock.monotonic() + RETRY_S)
             return [turn for turn in turns if turn.transition is not None]
-        for actor in folded:
-            if actor.id not in held:
+        for turn in turns:
+            if turn.transition is None and turn.actor.id not in held:
                 telemetry.fenced.inc()
-                log.info("fenced: another node owns the run", run_id=str(actor.id), epoch=actor.epoch)
-                self._residents.remove(actor)
+                log.info("fenced: another node owns the run", run_id=str(turn.actor.id), epoch=turn.actor.epoch)
+                self._residents.drop(turn.actor, turn.entries)
         return [turn for turn in turns if turn.transition is not None or turn.actor.id in held]
 
     def _rest(self, actor: Actor) -> None:
@@ -329,7 +352,9 @@ class Host:
 
     def _may_leave(self, actor: Actor) -> bool:
         """Whether the run only waits: nothing rung, nothing open, quiet for a while, no deadline near."""
-        if actor.rung is not None or actor.local or actor.open_effects or actor.doubted or not self._intending:
+        if actor.rung is not None or actor.local or actor.mail or actor.open_effects:
+            return False
+        if actor.doubted or not self._intending:
             return False
         # Before any call no letter can come: only a person can move a run that waits, so it does not linger.
         uncalled = actor.run.paused_reason == "awaiting_approval" and actor.run.attempt is None
@@ -359,4 +384,4 @@ class Host:
         actor.open_effects -= 1
         if letter is not None and self._residents.get(actor.id) is actor:
             actor.local.append(letter)
-            self._residents.ring(actor.id, "s" if isinstance(letter, Sent) else "h")
+            self._residents.ring_here(actor, "s" if isinstance(letter, Sent) else "h")

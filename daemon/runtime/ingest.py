@@ -19,7 +19,7 @@ from daemon import telemetry
 from daemon.errors import FabricUnavailable
 from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.role import Beacon, Role
-from daemon.machine.commands import Mark, Urgency
+from daemon.machine.commands import Mark, RunId, Urgency
 from daemon.machine.state import run_of
 from daemon.runtime.memory import Memory
 from daemon.telemetry import log
@@ -52,6 +52,8 @@ class Ingest:
         source: Source,
         takes: Mapping[str, Urgency],
         inbox: Inbox,
+        hand: Callable[[Post], bool],
+        ring: Callable[[RunId, Urgency], object],
         holder: Role,
         standby: Role,
         heard: Beacon,
@@ -67,6 +69,8 @@ class Ingest:
         self._source = source
         self._takes = takes
         self._inbox = inbox
+        self._hand = hand
+        self._ring = ring
         self._holder = holder
         self._standby = standby
         self._heard = heard
@@ -232,16 +236,23 @@ class Ingest:
             log.info("INVOKE_FAILED about a call of ours", req_id=envelope.req_id, agent_id=envelope.agent_id)
 
     async def _append(self, envelopes: Sequence[Envelope]) -> None:
-        """All letters of one read in one call, repeated until Redis has them."""
+        """All letters of one read: to the runs that live here, the others in one call, repeated until Redis has them.
+
+        A run may have moved in here meanwhile: it shall read its inbox before it hears what comes next, or the lines
+        of a log would be out of order.
+        """
         posts = [post for envelope in envelopes if (post := self._post(envelope)) is not None]
-        while posts:
+        others = [post for post in posts if not self._hand(post)]
+        while others:
             try:
-                await self._inbox.append(posts)
+                await self._inbox.append(others)
             except FabricUnavailable as fault:
-                log.warning("letters wait for Redis", letters=len(posts), fault=str(fault))
+                log.warning("letters wait for Redis", letters=len(others), fault=str(fault))
                 await asyncio.sleep(self._retry_s)
             else:
-                return
+                break
+        for post in others:
+            self._ring(post.run_id, post.urgency)
 
     def _post(self, envelope: Envelope) -> Post | None:
         urgency = self._takes.get(envelope.type)

@@ -10,23 +10,27 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 
 from daemon import telemetry
-from daemon.machine.commands import RunId, Urgency
+from daemon.machine.commands import IN_MEMORY, Entry, Mark, RunId, Urgency
 from daemon.runtime.actor import Actor
+from daemon.runtime.strays import Strays, in_memory
 
 _RANK: dict[Urgency | None, int] = {None: 0, "s": 1, "h": 2, "c": 3}
 
 
 class Residents:
-    """Actors by run. ``hold_s``: how long a softly rung run waits for company."""
+    """Actors by run. ``hold_s``: how long a softly rung run waits for company; ``bound``: letters one keeps at most."""
 
-    def __init__(self, monotonic: Callable[[], float], *, hold_s: float) -> None:
+    def __init__(self, monotonic: Callable[[], float], *, hold_s: float, bound: int = 10_000) -> None:
         self._monotonic = monotonic
         self._hold_s = hold_s
+        self._bound = bound
         self._actors: dict[RunId, Actor] = {}
         self._rung: dict[RunId, None] = {}
         self._alarms: list[tuple[float, RunId]] = []
         self._due: dict[RunId, float] = {}
         self._bell = asyncio.Event()
+        self.strays = Strays()
+        """Letters of runs that moved out."""
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -50,19 +54,57 @@ class Residents:
             self._rung.pop(actor.id, None)
             self._due.pop(actor.id, None)
             telemetry.resident_runs.set(len(self._actors))
+        mail, actor.mail = actor.mail, []
+        self.strays.add(actor.id, mail)
 
-    def ring(self, run_id: RunId, urgency: Urgency) -> bool:
-        """Somebody wants this run looked at; False when it does not live here."""
+    def keep(self, actor: Actor, letters: Iterable[Entry], *, again: bool = False) -> None:
+        """These were not folded: what no inbox has stays with the run. ``again``: another turn shall follow."""
+        if self._actors.get(actor.id) is not actor:
+            self.strays.add(actor.id, letters)
+            return
+        actor.mail[:0] = in_memory(letters)
+        actor.unread = True
+        if again:
+            actor.rung = "c"
+
+    def drop(self, actor: Actor, letters: Iterable[Entry]) -> None:
+        """The run is not ours any more; these letters that were not folded are the next holder's."""
+        self.keep(actor, letters)
+        self.remove(actor)
+
+    def hand(self, run_id: RunId, urgency: Urgency, letter: bytes, mark: Mark) -> bool:
+        """Give a letter to a run that lives here; False when it does not. Past the bound what may wait is dropped."""
         actor = self._actors.get(run_id)
         if actor is None:
             return False
+        if urgency == "s" and len(actor.mail) >= self._bound:
+            telemetry.chunks_dropped.inc()
+            return True
+        actor.mail.append((IN_MEMORY, letter, mark))
+        self._ring(actor, urgency)
+        return True
+
+    def ring(self, run_id: RunId, urgency: Urgency) -> bool:
+        """Something came for this run, perhaps into its inbox; False when it does not live here."""
+        actor = self._actors.get(run_id)
+        if actor is None:
+            return False
+        actor.unread = True
+        self._ring(actor, urgency)
+        return True
+
+    def ring_here(self, actor: Actor, urgency: Urgency) -> None:
+        """As ``ring``, about something that this node has in memory."""
+        if self._actors.get(actor.id) is actor:
+            self._ring(actor, urgency)
+
+    def _ring(self, actor: Actor, urgency: Urgency) -> None:
         if _RANK[urgency] > _RANK[actor.rung]:
             actor.rung = urgency
         if urgency == "s":
             self.alarm(actor, self._monotonic() + self._hold_s)
         else:
             self._wake(actor)
-        return True
 
     def free(self, actor: Actor) -> None:
         """The turn is over; if somebody rang meanwhile, the next one begins."""
@@ -128,4 +170,5 @@ class Residents:
                 del self._due[run_id]
                 actor = self._actors.get(run_id)
                 if actor is not None:
+                    actor.unread = True  # a bell may have been lost
                     self._wake(actor)

@@ -56,11 +56,11 @@ class Runner:
         node, ttl_s = f"{runtime.node_name}.{secrets.token_hex(3)}", runtime.lease_ttl_s
         self._drain_s = runtime.drain_s
         claims, clock = Claims(pool), Clock(time.monotonic)
-        inbox = Inbox(redis, keys, bound=settings.fabric.inbox_bound)
+        bound = settings.fabric.inbox_bound
+        inbox = Inbox(redis, keys, bound=bound)
         ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
-        residents = Residents(time.monotonic, hold_s=runtime.log_hold_s)
-        self._dispatch = GatewayDispatch(gateways)
-        self._catalogue = Catalogue(gateways.tools, time.monotonic)
+        self._residents = residents = Residents(time.monotonic, hold_s=runtime.log_hold_s, bound=bound)
+        self._dispatch, self._catalogue = GatewayDispatch(gateways), Catalogue(gateways.tools, time.monotonic)
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -79,6 +79,7 @@ class Runner:
             keys=keys,
             gateways=gateways,
             inbox=inbox,
+            residents=residents,
             missed=self.missed,
             unsure=self.unsure,
             returned=self.returned,
@@ -158,25 +159,29 @@ class Runner:
         """
         await self._ownership.stop_taking()
         self._host.stop_intending()
-        await self._quiet()  # what is being intended now is committed, and denied by the permit
+        late = "some turns did not finish before the hand-over; their next owner repeats them"
+        await self._in_time(
+            self._host.quiet(), late
+        )  # what is being intended now is committed, and denied by the permit
         cut = await self._dispatch.drain(self._drain_s)
-        await self._quiet()  # what the calls proved is committed
+        await self._in_time(self._host.quiet(), late)  # what the calls proved is committed
         try:
             handed = await self._ownership.hand_over()
             log.info("handed over", runs=handed, calls_cut=cut)
         except RunwardenError as fault:
             log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
+        await self._in_time(self._residents.strays.returned(), "some letters did not reach the inboxes of their runs")
         await self._presence.leave()
         await self._sweep.leave()
         await self._hearing.leave()
         await self._catalogue.close()
 
-    async def _quiet(self) -> None:
+    async def _in_time(self, work: Coroutine[Any, Any, None], else_: str) -> None:
         try:
             async with asyncio.timeout(QUIET_S):
-                await self._host.quiet()
+                await work
         except TimeoutError:
-            log.warning("some turns did not finish before the hand-over; their next owner repeats them")
+            log.warning(else_)
 
 
 def _sweep(
