@@ -191,7 +191,7 @@ class Gateway(Group):
         256, ge=1, description="Most keep-alive connections to one Gateway for invoke, and as many for cancel."
     )
     gateway_agent_calls: int = Field(
-        64,
+        128,
         ge=1,
         description="Most calls to one agent whose answer is still owed; a blocked agent holds no more connections.",
     )
