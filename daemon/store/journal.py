@@ -21,7 +21,7 @@ from daemon.machine.commands import RunId
 from daemon.machine.record import Known, Outcomes, Transition
 from daemon.store.pool import CONNECT_TIMEOUT_S, CONTENDED, GONE, REFUSED, Connection, plain, session
 from daemon.store.quarantine import is_behind, park_lost
-from daemon.store.sql import COMMIT, WHERE_IT_STANDS, arguments
+from daemon.store.sql import COMMIT, COMMIT_DECIDING, WHERE_IT_STANDS, arguments
 from daemon.telemetry import log
 
 BACKOFF_FIRST_S = 0.05
@@ -97,7 +97,11 @@ class Lane:
     async def _commit_once(self, batch: list[Transition]) -> dict[RunId, int]:
         started = time.monotonic()
         connection = await self._connected()
-        rows = await connection.fetch(COMMIT, *arguments(batch))
+        *rows_of, verdicts = arguments(batch)
+        if verdicts:
+            rows = await connection.fetch(COMMIT_DECIDING, *rows_of, verdicts)
+        else:
+            rows = await connection.fetch(COMMIT, *rows_of)
         telemetry.commit_seconds.observe(time.monotonic() - started)
         telemetry.commits.inc()
         telemetry.transitions.inc(len(rows))

@@ -151,7 +151,7 @@ async def _park(
         except (IllegalMove, AttributeError, LookupError, TypeError, ValueError):  # rows that say what no engine wrote
             log.exception("a run cannot be parked", run_id=str(run.id))
             damaged[run.id] = (epoch, run.last_seq)
-    await connection.fetch(sql.COMMIT, *sql.arguments(transitions))
+    await connection.fetch(sql.COMMIT_DECIDING, *sql.arguments(transitions))
     given = [(one.run_id, one.epoch, token, deadline(one.run, now), one.run.last_seq) for one in transitions]
     given += [(run_id, epoch, token, None, last_seq) for run_id, (epoch, last_seq) in damaged.items()]
     await connection.fetch(sql.RELEASE, *sql.columns(given, 5))

@@ -2,10 +2,11 @@
 
 Read beside ``journal``, ``claims`` and ``quarantine``.
 
-The commit is one statement for many runs. ``held`` locks the rows that pass the fence, in id order (so two batches
-never wait for each other in a circle); everything else happens for those ids only. Nearly always that is all of them:
-then one comparison of counts stands for a join by id, which would cost the square of the batch. A batch comes as five
-arrays of rows (``schema/0009``): as sixty arrays of columns it took 1.4 times as long, and the node twice the CPU.
+The commit is one statement for many runs. ``moved`` updates the rows that pass the fence; everything else happens for
+those only. Nearly always that is all of them: then one comparison of counts stands for a join by id, which would cost
+the square of the batch. The runs are given in id order, so that two batches seldom wait for each other in a circle; if
+they do, Postgres ends one, and it is repeated. A batch comes as arrays of rows (``schema/0009``): as sixty arrays of
+columns it took 1.4 times as long, and the node twice the CPU.
 """
 
 from __future__ import annotations
@@ -17,24 +18,21 @@ from daemon.machine.record import Transition
 
 _T = TypeVar("_T")
 
-COMMIT = """
-WITH held AS MATERIALIZED (
-    SELECT g.* FROM unnest($1::commit_run[]) AS g JOIN workflow_runs r
-        ON r.id = g.run_id AND r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
-    ORDER BY r.id FOR UPDATE OF r
-), moved AS (
+_MOVE = """
+WITH moved AS (
     UPDATE workflow_runs r SET
         last_seq = g.last_seq, status = g.status, paused_reason = g.paused_reason, paused_seq = g.paused_seq,
         current_step_index = g.step_index, last_activity_at = to_timestamp(g.at_ms / 1000.0),
         started_at = to_timestamp(g.started_ms / 1000.0), finished_at = to_timestamp(g.finished_ms / 1000.0),
         error_code = g.error_code, error_message = g.error_message, recoveries = 0, wake_at = NULL
-    FROM held g WHERE r.id = g.run_id
-    RETURNING r.id
+    FROM unnest($1::commit_run[]) AS g
+    WHERE r.id = g.run_id AND r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
+    RETURNING r.id, r.last_seq
 ), step_rows AS (
     INSERT INTO workflow_run_steps AS s (
         run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
     SELECT t.* FROM unnest($2::commit_step[]) AS t
-    WHERE <all held> OR EXISTS (SELECT FROM held WHERE held.run_id = t.run_id)
+    WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
     ON CONFLICT (run_id, step_index) DO UPDATE SET
         status = excluded.status, attempts = excluded.attempts,
         approved_by = excluded.approved_by, approved_at_ms = excluded.approved_at_ms,
@@ -49,7 +47,7 @@ WITH held AS MATERIALIZED (
         t.ended_ms, t.answered, t.log_bytes, t.mark_term, t.mark_number,
         coalesce(t.arguments, '{}')::json, t.error::json, t.exit_code, t.result::json, coalesce(t.log_tail, '')
     FROM unnest($3::commit_attempt[]) AS t
-    WHERE <all held> OR EXISTS (SELECT FROM held WHERE held.run_id = t.run_id)
+    WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
     ON CONFLICT (run_id, step_index, attempt) DO UPDATE SET
         epoch = excluded.epoch, state = excluded.state, intended_at_ms = excluded.intended_at_ms,
         ack_by_ms = excluded.ack_by_ms, deadline_at_ms = excluded.deadline_at_ms, acked_at_ms = excluded.acked_at_ms,
@@ -63,16 +61,25 @@ WITH held AS MATERIALIZED (
     INSERT INTO workflow_run_events (run_id, seq, event_type, payload, created_at)
     SELECT t.run_id, t.seq, t.event_type, t.payload::json, to_timestamp(t.at_ms / 1000.0)
     FROM unnest($4::commit_event[]) AS t
-    WHERE <all held> OR EXISTS (SELECT FROM held WHERE held.run_id = t.run_id)
-), verdict_rows AS (
+    WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
+""".replace("<all moved>", "(SELECT count(*) FROM moved) = cardinality($1)")
+
+_DECIDE = """), verdict_rows AS (
     UPDATE workflow_run_commands c SET
         verdict = CASE WHEN t.applied THEN 'applied' ELSE 'refused' END,
-        applied_seq = CASE WHEN t.applied THEN held.last_seq END, code = t.code, message = t.message
-    FROM unnest($5::commit_verdict[]) AS t JOIN held ON held.run_id = t.run_id
+        applied_seq = CASE WHEN t.applied THEN moved.last_seq END, code = t.code, message = t.message
+    FROM unnest($5::commit_verdict[]) AS t JOIN moved ON moved.id = t.run_id
     WHERE c.id = t.command_id AND c.run_id = t.run_id AND c.verdict IS NULL
+"""
+
+_TOLD = """
 )
 SELECT id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM moved
-""".replace("<all held>", "(SELECT count(*) FROM held) = cardinality($1)")
+"""
+
+COMMIT = _MOVE + _TOLD
+COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD
+"""As COMMIT, where commands got their verdicts: few commits have any, and all would pay for looking."""
 
 WHERE_IT_STANDS = """
 SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
@@ -224,13 +231,14 @@ def columns(rows: Sequence[Sequence[_T]], width: int) -> list[list[_T]]:
 
 
 def arguments(batch: Sequence[Transition]) -> list[list[tuple[object, ...]]]:
-    """The parameters of COMMIT: rows of ``commit_run``, ``_step``, ``_attempt``, ``_event`` and ``_verdict``."""
+    """The parameters of COMMIT_DECIDING: rows of ``commit_run``, ``_step``, ``_attempt``, ``_event``, ``_verdict``; the
+    last are none where COMMIT will do."""
     runs: list[tuple[object, ...]] = []
     steps: list[tuple[object, ...]] = []
     attempts: list[tuple[object, ...]] = []
     events: list[tuple[object, ...]] = []
     verdicts: list[tuple[object, ...]] = []
-    for one in batch:
+    for one in sorted(batch, key=_by_id):
         run, run_id, at = one.run, one.run_id, one.at
         fence = (run_id, one.epoch, one.owner, one.expected_seq)
         place = (run.last_seq, run.status, run.paused_reason, run.paused_seq, run.step_index)
@@ -247,3 +255,7 @@ def arguments(batch: Sequence[Transition]) -> list[list[tuple[object, ...]]]:
             end = (a.ended_at, a.answered, a.log_bytes, *((a.mark.term, a.mark.number) if a.mark else (None, None)))
             attempts.append((*name, *clock, *cancel, *unsent, *end, *row[1:]))
     return [runs, steps, attempts, events, verdicts]
+
+
+def _by_id(one: Transition) -> bytes:
+    return one.run_id.bytes

@@ -11,7 +11,7 @@ from tests.patience import eventually
 from tests.runtime.harness import Rig, count, step
 
 TABLES = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts", "workflow_run_events")
-COMMIT = "WITH held AS MATERIALIZED"
+COMMIT = "WITH moved AS ("
 NAMES = {
     "INSERT INTO workflow_runs": "created",
     "SET epoch = r.epoch": "claimed",

@@ -214,7 +214,7 @@ async def _commits(book: Book) -> int:
     """Executions of the grouped commit in this test's database, as Postgres counted them."""
     return int(
         await book.pool.fetchval(
-            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE '%WITH held AS MATERIALIZED%'"
+            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE '%WITH moved AS (%'"
             " AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
     )

@@ -58,10 +58,12 @@ def repeats() -> float:
 
 
 async def ongoing(book: Book) -> Story:
-    """A run whose first turn is committed (so the lane's statement is prepared) and whose next is told."""
+    """A run whose first turns are committed (so that the lane's statements are prepared) and whose next is told."""
     story = await book.open(step("a"), step("b"))
     await book.write(story)
-    story.hear(acked(story.req), done(story.req))
+    story.hear(acked(story.req))
+    await book.write(story)
+    story.hear(done(story.req))
     return story
 
 
@@ -133,7 +135,7 @@ async def test_of_a_batch_each_run_gets_its_own_answer_after_a_loss(far: Book, w
     outcomes = await far.lane.commit([*far.told(mine), *far.told(theirs)])
     assert set(outcomes.committed) == {mine.run.id}
     assert outcomes.fenced == {theirs.run.id}
-    assert await far.seqs(theirs.run.id) == [1, 2]
+    assert await far.seqs(theirs.run.id) == [1, 2, 3]
 
 
 async def test_a_lane_whose_backend_was_killed_goes_on(book: Book, other: Session) -> None:
