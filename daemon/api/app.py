@@ -99,4 +99,10 @@ def make_app(context: Context, *, ops_only: bool = False) -> web.Application:
     app[CONTEXT] = context
     app[DOCUMENT] = cast("Callable[[], bytes]", document)
     app.add_routes([route.bound() for route in (OPS if ops_only else ROUTES)])
+    if not ops_only:
+        app.router.add_route("*", RUNS + "/bulk", _not_allowed)  # it is no run's id, although it fits where one stands
     return app
+
+
+async def _not_allowed(request: web.Request) -> web.Response:
+    raise web.HTTPMethodNotAllowed(request.method, ("POST",))

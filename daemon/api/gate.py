@@ -55,7 +55,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
         limit = request.app[CONTEXT].settings.body_limit_bytes
         return problem(TooLarge(f"The body is larger than {limit} bytes."))
     except web.HTTPException as fault:
-        return _of_aiohttp(fault)
+        return _of_aiohttp(fault, request)
     except ConnectionResetError:
         raise
     except Exception:  # noqa: BLE001 - the last net: the client gets a problem, the log gets the traceback
@@ -94,7 +94,7 @@ def problem(fault: RunwardenError) -> web.Response:
     )
 
 
-def _of_aiohttp(fault: web.HTTPException) -> web.Response:
+def _of_aiohttp(fault: web.HTTPException, request: web.Request) -> web.Response:
     """aiohttp's own refusals (no such route, wrong method, bad headers) in our shape."""
     codes = {404: "no_such_route", 405: "method_not_allowed", 400: "bad_request"}
     error = CallerError(fault.text or fault.reason, code=codes.get(fault.status, "bad_request"))
@@ -103,5 +103,11 @@ def _of_aiohttp(fault: web.HTTPException) -> web.Response:
     body = orjson.loads(answer.body if isinstance(answer.body, bytes) else b"{}") | {"status": fault.status}
     answer.body = orjson.dumps(body)
     if "Allow" in fault.headers:
-        answer.headers["Allow"] = fault.headers["Allow"]
+        answer.headers["Allow"] = _allowed(request) or fault.headers["Allow"]
     return answer
+
+
+def _allowed(request: web.Request) -> str:
+    """The methods of the route that is exactly this path; aiohttp adds those of ``{…}`` that it also fits."""
+    exact = (one for one in request.app.router.resources() if one.canonical == request.path)
+    return ",".join(sorted({route.method for resource in exact for route in resource} - {"*"}))

@@ -88,7 +88,7 @@ def _id(said: object) -> object:
 
 DIGITS = BeforeValidator(_whole)
 """A number of a query or a header is digits and nothing else. After its bounds, or the document lacks them."""
-Whole = Annotated[int, Field(ge=0, le=10**18 - 1), DIGITS]
+Whole = Annotated[int, Field(ge=0, le=2**53 - 1), DIGITS]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 Id = Annotated[UUID, BeforeValidator(_id)]

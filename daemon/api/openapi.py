@@ -40,8 +40,10 @@ _PARAMETERS: Problems = {422: ("invalid_parameter",)}
 _WHERE = {"path": "path", "query": "query", "headers": "header"}
 _ABOUT = """Durable, approval-gated workflows of tools that live on other people's machines.
 
-Texts cannot hold NUL characters; the numbers of a body fit 64 bits, and it is nested at most 200 deep. Step ids are
-unique within a workflow. Every error is `application/problem+json` (RFC 9457) with a stable `code`."""
+Texts cannot hold NUL characters; the numbers of a body fit 64 bits, whole ones are written without a fraction, and it
+is nested at most 200 deep. Step ids are unique within a workflow.
+
+Every error is `application/problem+json` (RFC 9457) with a stable `code`."""
 
 
 def describe(routes: Sequence[Route]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _operation(route: Route) -> Operation:
     takes = route.takes
-    tickets = "ticket" in getattr(takes.get("query"), "model_fields", {})
+    tickets = _takes_tickets(route)
     summary, _, more = (route.handler.__doc__ or "").strip().partition("\n")
     parameters: list[Parameter | Reference] = [
         parameter for name, where in _WHERE.items() if name in takes for parameter in _parameters(takes[name], where)
@@ -82,16 +84,17 @@ def _operation(route: Route) -> Operation:
         description=more.strip() or None,
         parameters=[one for one in parameters if not (isinstance(one, Parameter) and one.name == "ticket")] or None,
         requestBody=_body(takes["body"]) if "body" in takes else None,
-        responses={**_answers(route), **_refusals(_problems(route, tickets=tickets))},
+        responses={**_answers(route), **_refusals(problems_of(route))},
         security=[] if route.open else ([{"token": []}, {"ticket": []}] if tickets else None),
     )
 
 
-def _problems(route: Route, *, tickets: bool) -> Problems:
+def problems_of(route: Route) -> Problems:
     """Its own, and those of what it takes."""
     if route.open:
         return {}
     takes = route.takes
+    tickets = _takes_tickets(route)
     return merged(
         route.problems,
         _TOKEN,
@@ -100,6 +103,10 @@ def _problems(route: Route, *, tickets: bool) -> Problems:
         _BODY if "body" in takes else {},
         _PARAMETERS if {"query", "headers"} & takes.keys() else {},
     )
+
+
+def _takes_tickets(route: Route) -> bool:
+    return "ticket" in getattr(route.takes.get("query"), "model_fields", {})
 
 
 def _parameters(model: type[BaseModel], where: str) -> Iterator[Parameter]:

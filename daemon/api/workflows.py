@@ -44,8 +44,10 @@ class NextWorkflow(NewWorkflow):
 
 
 class IfMatch(Headers):
-    if_match: Annotated[str, Field(pattern=r'^(\*|"[1-9][0-9]{0,8}")$')] | None = Field(
-        None, alias="If-Match", description="The ETag of the version that this one follows, instead of `version`."
+    if_match: str | None = Field(
+        None,
+        alias="If-Match",
+        description="The ETag of the version that this one follows, instead of `version`.",
     )
 
 
@@ -93,7 +95,7 @@ async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body
     """Put a new version in its place. Runs that there are keep the snapshot they were started with."""
     spec, expected = _spec(body), body.version
     if headers.if_match is not None and headers.if_match != "*":
-        expected = int(headers.if_match.strip('"'))
+        expected = _version(headers.if_match)
     renewed = await request.app[CONTEXT].workflows.renew(
         path.workflow_id,
         user_id=request[CALLER].user_id,
@@ -106,7 +108,7 @@ async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body
         stands = await _found(request, path.workflow_id)
         if stands.archived_at is not None:
             raise Conflict("The workflow is archived; nothing is changed in it any more.", code="workflow_archived")
-        raise Stale(f"The workflow is at version {stands.version}, not {expected}: read it and decide again.")
+        raise Stale(f"The workflow is at version {stands.version}, which is not the one you name: read it again.")
     return _answer(renewed)
 
 
@@ -136,6 +138,13 @@ def _spec(body: NewWorkflow) -> WorkflowSpec:
     if body.description is not None:
         given["description"] = body.description
     return parse_spec(given)
+
+
+def _version(etag: str) -> int:
+    """The version that an ETag names; 0, which no workflow has, for any other text."""
+    number = etag[1:-1]
+    ours = number.isascii() and number.isdigit() and len(number) < 10 and etag == f'"{number}"'
+    return int(number) if ours else 0
 
 
 def _as_text(spec: dict[str, Any]) -> str:
