@@ -27,6 +27,8 @@ def assert_declared(method: str, path: str, status: int, kind: str, raw: bytes) 
         return
     if kind == "application/problem+json":
         told: Any = Problem.model_validate_json(raw, extra="forbid")
+        if told.code == "no_such_route":
+            return  # the path has more in it than a pattern sees
         assert told.code in problems_of(route).get(status, ()), f"{route.name} does not declare {status} {told.code}"
         return
     answer = route.answers.get(status)

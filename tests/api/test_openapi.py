@@ -56,6 +56,13 @@ async def test_the_document_and_the_page_are_served_without_a_token_and_from_now
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
 
 
+async def test_every_other_route_wants_a_token_before_it_reads_anything(live: Stack) -> None:
+    for route in ROUTES:
+        path = re.sub(r"\{\w+\}", "01990000-0000-7000-8000-000000000000", route.path)
+        async with live.http.request(route.method, live.base + path, data=b"{") as answer:
+            assert (answer.status != 401) == route.open, route.name
+
+
 @pytest.fixture
 def client_package(tmp_path: Path) -> Iterator[Path]:
     """Where a generated package is imported from, and forgotten afterwards."""
