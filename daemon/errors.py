@@ -6,7 +6,7 @@ Anyone may raise these; only ``api/gate.py`` turns them into HTTP answers and on
     RunwardenError
     ├── CallerError                 the client asked for something it cannot have
     │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · Conflict 409
-    │   ├── TooLarge 413 · Invalid 422
+    │   ├── Stale 412 · TooLarge 413 · Invalid 422
     ├── WorldError                  a neighbour (Postgres, Redis, a Gateway) did not do its part
     │   ├── StoreUnavailable 503 · FabricUnavailable 503
     │   └── Poison 500              one row or letter that the store can never accept
@@ -67,6 +67,13 @@ class Conflict(CallerError):
 
     code = "conflict"
     status = 409
+
+
+class Stale(CallerError):
+    """Somebody else was first: the resource is not at the version that you know."""
+
+    code = "version_conflict"
+    status = 412
 
 
 class TooLarge(CallerError):

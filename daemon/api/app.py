@@ -2,39 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import cast
+
+import orjson
 from aiohttp import web
 
-from daemon.api import bulk, decisions, ops, runs, stream, workflows
-from daemon.api.context import CONTEXT, Context
-from daemon.api.gate import gate
+from daemon.api import answers as told
+from daemon.api import bulk, decisions, docs, ops, runs, stream, workflows
+from daemon.api.context import CONTEXT, DOCUMENT, Context
+from daemon.api.contract import Answer, Problems, Route, merged
+from daemon.api.gate import EVENTS, gate
+from daemon.api.openapi import describe
 
-RUN = "/v1/workflow-runs/{run_id}"
+FLOWS = "/v1/workflows"
+FLOW = FLOWS + "/{workflow_id}"
+RUNS = "/v1/workflow-runs"
+RUN = RUNS + "/{run_id}"
+
+NO_SUCH: Problems = {404: ("not_found",)}
+ARCHIVED: Problems = {409: ("workflow_archived",)}
+KEYED: Problems = {422: ("idempotency_key_reused",)}
+SPEC: Problems = {422: ("invalid_spec",)}
+RENEWAL = merged(NO_SUCH, ARCHIVED, SPEC, {412: ("version_conflict",)})
+PAUSE: Problems = {409: ("not_paused", "pause_changed", "engine_interrupted", "conflict")}
+WAITS = merged(NO_SUCH, KEYED, PAUSE, {409: ("not_awaiting_approval", "wrong_step")})
+FAILED = merged(NO_SUCH, KEYED, PAUSE, {409: ("awaiting_approval", "not_failed", "note_required", "wrong_step")})
+RESUMED = merged(NO_SUCH, KEYED, PAUSE, {409: ("confirm_required", "attempts_exhausted")})
+ENDED = merged(NO_SUCH, KEYED, {409: ("engine_interrupted", "conflict")})
+
+A_RUN = {200: Answer(says="The run.", model=told.Run)}
+A_FLOW = {200: Answer(says="The workflow.", model=told.Workflow, headers={"ETag": "Its version."})}
+DECIDED = A_RUN | {
+    202: Answer(says="Not decided yet.", model=told.Run, headers={"Location": "The command: what becomes of it."})
+}
+STREAM = {
+    200: Answer(says="Replay, `replay.done`, then live.", media="text/event-stream"),
+    204: Answer(says="It was seen to its end."),
+}
+READY = {
+    200: Answer(says="Fit to serve.", model=told.Readiness),
+    503: Answer(says="Not fit, and why.", model=told.Readiness),
+}
 
 API = [
-    web.post("/v1/workflows", workflows.create),
-    web.post("/v1/workflow-runs", runs.create),
-    web.post("/v1/workflow-runs/bulk", bulk.decide),
-    web.get(RUN, runs.get),
-    web.post(RUN + "/resume", decisions.resume),
-    web.post(RUN + "/cancel", decisions.cancel),
-    web.post(RUN + "/approve", decisions.approve),
-    web.post(RUN + "/reject", decisions.reject),
-    web.post(RUN + "/skip", decisions.skip),
-    web.post(RUN + "/mark-done", decisions.mark_done),
-    web.get(RUN + "/commands/{command_id}", decisions.command),
-    web.get(RUN + "/events", stream.events, allow_head=False),  # HEAD has no body, so no stream either
+    Route("GET", FLOWS, workflows.listed, {200: Answer(says="A page.", model=told.WorkflowPage)}),
+    Route("POST", FLOWS, workflows.create, A_FLOW, merged(KEYED, SPEC)),
+    Route("GET", FLOW, workflows.get, A_FLOW, NO_SUCH),
+    Route("PUT", FLOW, workflows.renew, A_FLOW, RENEWAL),
+    Route("DELETE", FLOW, workflows.archive, A_FLOW, NO_SUCH),
+    Route("GET", RUNS, runs.listed, {200: Answer(says="A page.", model=told.RunPage)}),
+    Route("POST", RUNS, runs.create, A_RUN, merged(KEYED, NO_SUCH, ARCHIVED)),
+    Route("POST", RUNS + "/bulk", bulk.decide, {200: Answer(says="An item each.", model=told.Bulk)}, KEYED),
+    Route("GET", RUN, runs.get, A_RUN, NO_SUCH),
+    Route("POST", RUN + "/resume", decisions.resume, DECIDED, RESUMED),
+    Route("POST", RUN + "/cancel", decisions.cancel, DECIDED, ENDED),
+    Route("POST", RUN + "/approve", decisions.approve, DECIDED, WAITS),
+    Route("POST", RUN + "/reject", decisions.reject, DECIDED, WAITS),
+    Route("POST", RUN + "/skip", decisions.skip, DECIDED, FAILED),
+    Route("POST", RUN + "/mark-done", decisions.mark_done, DECIDED, FAILED),
+    Route(
+        "GET",
+        RUN + "/commands/{command_id}",
+        decisions.command,
+        {200: Answer(says="The command.", model=told.Command)},
+        NO_SUCH,
+    ),
+    Route("GET", RUN + "/history", runs.history, {200: Answer(says="A page.", model=told.EventPage)}, NO_SUCH),
+    Route("POST", RUN + "/events-ticket", runs.ticket, {200: Answer(says="A ticket.", model=told.Ticket)}, NO_SUCH),
+    Route("GET", EVENTS, stream.events, STREAM, merged(NO_SUCH, {503: ("too_many_streams",)})),
 ]
 
 OPS = [
-    web.get("/healthz", ops.healthz),
-    web.get("/readyz", ops.readyz),
-    web.get("/metrics", ops.metrics),
+    Route("GET", "/healthz", ops.healthz, {200: Answer(says="Alive.", model=told.Health)}, open=True),
+    Route("GET", "/readyz", ops.readyz, READY, open=True),
+    Route("GET", "/metrics", ops.metrics, {200: Answer(says="Prometheus' text.", media="text/plain")}, open=True),
 ]
+
+DOCS = [
+    Route("GET", "/openapi.json", docs.openapi, {200: Answer(says="This.", media="application/json")}, open=True),
+    Route("GET", "/docs", docs.page, {200: Answer(says="This, to read.", media="text/html")}, open=True),
+]
+ROUTES = [*API, *OPS, *DOCS]
+
+
+@cache
+def document() -> bytes:
+    """``/openapi.json``."""
+    return orjson.dumps(describe(ROUTES))
 
 
 def make_app(context: Context, *, ops_only: bool = False) -> web.Application:
     """The application over everything it may use; ``ops_only``: what a runner answers."""
     app = web.Application(middlewares=[gate], client_max_size=context.settings.body_limit_bytes)
     app[CONTEXT] = context
-    app.add_routes(OPS if ops_only else [*API, *OPS])
+    app[DOCUMENT] = cast("Callable[[], bytes]", document)
+    app.add_routes([route.bound() for route in (OPS if ops_only else ROUTES)])
+    if not ops_only:
+        app.router.add_route("*", RUNS + "/bulk", _not_allowed)  # it is no run's id, although it fits where one stands
     return app
+
+
+async def _not_allowed(request: web.Request) -> web.Response:
+    raise web.HTTPMethodNotAllowed(request.method, ("POST",))

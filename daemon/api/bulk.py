@@ -8,23 +8,23 @@ a step that waits for approval is decided by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
 from aiohttp import web
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from daemon.api.context import CALLER, CONTEXT
+from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.decisions import Text, command_url
-from daemon.api.gate import parse, read_json
+from daemon.api.intake import Body, Id
+from daemon.api.repeats import Repeatable, once
+from daemon.api.selection import Selection
 from daemon.api.shapes import json_response
 from daemon.machine.commands import CommandId, CommandKind
 from daemon.machine.events import PausedReason
-from daemon.machine.spec import Name
-from daemon.machine.state import RunStatus
-from daemon.store.commands import CommandRow, NewCommand
+from daemon.store.commands import NewCommand
+from daemon.store.once import Repeated
 from daemon.store.runs import Filter, RunHead
 
 MOST = 500
@@ -36,29 +36,12 @@ RESUMABLE: frozenset[PausedReason] = frozenset(
 RETRYABLE: frozenset[PausedReason] = frozenset({"step_failed", "outcome_unknown"})
 
 
-def _in_utc(moment: datetime) -> datetime:
-    """The moment as Postgres is told it; in its first and last hours a year of four digits may have none in UTC."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("no such moment in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-
-
-class RunFilter(BaseModel):
+class RunFilter(Selection):
     """Which runs; at least one field, and no empty list, so that nobody cancels everything by asking for nothing."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    run_ids: Annotated[list[UUID], Field(min_length=1, max_length=MOST)] | None = None
-    status: Annotated[list[RunStatus], Field(min_length=1)] | None = None
-    paused_reason: Annotated[list[PausedReason], Field(min_length=1)] | None = None
-    workflow_id: UUID | None = None
-    agent_id: Name | None = None
-    created_after: Moment | None = None
-    created_before: Moment | None = None
+    run_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST)] | None = None
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
@@ -67,7 +50,7 @@ class RunFilter(BaseModel):
         return self
 
 
-class BulkBody(BaseModel):
+class BulkBody(Body):
     """Body of ``POST /v1/workflow-runs/bulk``. ``resume`` means every pause but an approval, ``retry`` failed steps."""
 
     model_config = ConfigDict(extra="forbid")
@@ -80,23 +63,28 @@ class BulkBody(BaseModel):
     dry_run: bool = False
 
 
-async def decide(request: web.Request) -> web.Response:
+async def decide(request: web.Request, headers: Repeatable, body: BulkBody) -> web.Response:
     """Submit the action for each run that the filter means; 200 with an item for each, applied or not."""
-    body = parse(BulkBody, await read_json(request))
     context, user = request.app[CONTEXT], request[CALLER].user_id
     found = await context.runs.matching(_filter(body), user_id=user, limit=body.limit + 1)
     heads, more = found[: body.limit], len(found) > body.limit
     items: dict[UUID, dict[str, Any]] = {head.id: _item(head) for head in heads}
     fitting = [head for head in heads if _fits(head, body.action, items[head.id])]
-    if not body.dry_run and fitting:
-        commands = {head.id: _command(head, body, user) for head in fitting}
-        for row in await _verdicts(request, list(commands.values())):
-            items[row.run_id] |= {"outcome": row.verdict, "code": row.code, "message": row.message}
-        for run_id, command in commands.items():
-            items[run_id]["command"] = command_url(run_id, command.id)
+    commands = [] if body.dry_run else [_command(head, body, user) for head in fitting]
+    for command in commands:
+        items[command.run_id]["command"] = command_url(command.run_id, command.id)
     for named in body.filter.run_ids or () if not more else ():
         items.setdefault(named, _missing(named))
-    return json_response({"action": body.action, "items": list(items.values()), "more": more})
+    answer: dict[str, Any] = {"action": body.action, "items": list(items.values()), "more": more}
+    if not body.dry_run:
+        try:
+            await context.commands.add(*commands, once=once(request, headers, body, answer))
+        except Repeated as first:
+            answer = first.made
+        else:
+            context.bell.ring(*(command.run_id for command in commands))
+        await _add_verdicts(context, answer["items"])
+    return json_response(answer)
 
 
 def _filter(body: BulkBody) -> Filter:
@@ -108,15 +96,7 @@ def _filter(body: BulkBody) -> Filter:
         statuses = statuses or (["running", "paused"] if body.action == "cancel" else ["paused"])
         if body.action != "cancel":
             reasons = reasons or sorted(RESUMABLE if body.action == "resume" else RETRYABLE)
-    return Filter(
-        run_ids=wanted.run_ids,
-        statuses=statuses,
-        paused_reasons=reasons,
-        workflow_id=wanted.workflow_id,
-        agent_id=wanted.agent_id,
-        created_after=wanted.created_after,
-        created_before=wanted.created_before,
-    )
+    return wanted.filter(run_ids=wanted.run_ids, statuses=statuses, paused_reasons=reasons)
 
 
 def _item(head: RunHead) -> dict[str, Any]:
@@ -159,9 +139,9 @@ def _command(head: RunHead, body: BulkBody, user: str) -> NewCommand:
     )
 
 
-async def _verdicts(request: web.Request, commands: Sequence[NewCommand]) -> list[CommandRow]:
-    """Write the commands down, ring their runs, and answer those decided within the wait."""
-    context = request.app[CONTEXT]
-    await context.commands.add(*commands)
-    context.bell.ring(*(command.run_id for command in commands))
-    return await context.verdicts.of([command.id for command in commands], within_s=context.settings.verdict_wait_s)
+async def _add_verdicts(context: Context, items: list[dict[str, Any]]) -> None:
+    """To each item that has a command, its verdict, if it comes within the wait."""
+    waiting = {UUID(item["command"].rpartition("/")[2]): item for item in items if "command" in item}
+    if waiting:
+        for row in await context.verdicts.of(list(waiting), within_s=context.settings.verdict_wait_s):
+            waiting[row.id] |= {"outcome": row.verdict, "code": row.code, "message": row.message}

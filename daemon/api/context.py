@@ -42,3 +42,4 @@ class Context:
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")

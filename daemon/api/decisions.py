@@ -10,26 +10,28 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from typing import Annotated, Literal
+from uuid import UUID
 
 import uuid_utils.compat as uuid7
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT
-from daemon.api.gate import parse, path_id, read_json
-from daemon.api.runs import answer_run
+from daemon.api.intake import Body, Id
+from daemon.api.repeats import Repeatable, once
+from daemon.api.runs import RunPath, answer_run, own_head
 from daemon.api.shapes import json_response, moment
 from daemon.errors import Conflict, NotFound
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.spec import Name
-from daemon.store.runs import RunHead
+from daemon.store.once import Repeated
 
 Text = Annotated[str, Field(max_length=2000)]
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+class CommandPath(RunPath):
+    command_id: Id
 
 
 class ResumeBody(Body):
@@ -59,42 +61,40 @@ class MarkDoneBody(Body):
     note: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
-async def resume(request: web.Request) -> web.Response:
+async def resume(request: web.Request, path: RunPath, headers: Repeatable, body: ResumeBody) -> web.Response:
     """Continue a paused run: retry what failed, or approve what waits (v0's manner)."""
-    body = parse(ResumeBody, await read_json(request, optional=True))
-    return await _decide(request, "resume", body)
+    return await _decide(request, path, headers, "resume", body)
 
 
-async def approve(request: web.Request) -> web.Response:
+async def approve(request: web.Request, path: RunPath, headers: Repeatable, body: ApproveBody) -> web.Response:
     """Let the step that waits go on."""
-    return await _decide(request, "approve", parse(ApproveBody, await read_json(request)))
+    return await _decide(request, path, headers, "approve", body)
 
 
-async def reject(request: web.Request) -> web.Response:
+async def reject(request: web.Request, path: RunPath, headers: Repeatable, body: RejectBody) -> web.Response:
     """Refuse the step that waits: the run fails with approval_rejected, or goes on where on_error is continue."""
-    return await _decide(request, "reject", parse(RejectBody, await read_json(request)))
+    return await _decide(request, path, headers, "reject", body)
 
 
-async def skip(request: web.Request) -> web.Response:
+async def skip(request: web.Request, path: RunPath, headers: Repeatable, body: SkipBody) -> web.Response:
     """Leave the step behind that failed, or whose outcome nobody knows, and go on with the next."""
-    return await _decide(request, "skip", parse(SkipBody, await read_json(request)))
+    return await _decide(request, path, headers, "skip", body)
 
 
-async def mark_done(request: web.Request) -> web.Response:
+async def mark_done(request: web.Request, path: RunPath, headers: Repeatable, body: MarkDoneBody) -> web.Response:
     """Say that the step's work is done, whatever the engine knows of it; the note stands in the log as evidence."""
-    return await _decide(request, "mark_done", parse(MarkDoneBody, await read_json(request)))
+    return await _decide(request, path, headers, "mark_done", body)
 
 
-async def cancel(request: web.Request) -> web.Response:
+async def cancel(request: web.Request, path: RunPath, headers: Repeatable, body: CancelBody) -> web.Response:
     """End the run; a finished one is answered unchanged."""
-    body = parse(CancelBody, await read_json(request, optional=True))
-    return await _decide(request, "cancel", body, of=("running", "paused"))
+    return await _decide(request, path, headers, "cancel", body, of=("running", "paused"))
 
 
-async def command(request: web.Request) -> web.Response:
+async def command(request: web.Request, path: CommandPath) -> web.Response:
     """What became of a command."""
-    head = await _head(request)
-    row = await request.app[CONTEXT].commands.get(path_id(request, "command_id"), run_id=head.id)
+    head = await own_head(request, path.run_id)
+    row = await request.app[CONTEXT].commands.get(path.command_id, run_id=head.id)
     if row is None:
         raise NotFound("There is no such command of this run.")
     return json_response(
@@ -116,29 +116,32 @@ def command_url(run_id: RunId, command_id: CommandId) -> str:
     return f"/v1/workflow-runs/{run_id}/commands/{command_id}"
 
 
-async def _head(request: web.Request) -> RunHead:
-    context = request.app[CONTEXT]
-    head = await context.runs.head(path_id(request, "run_id"), user_id=request[CALLER].user_id)
-    if head is None:
-        raise NotFound("There is no such run, or it is not yours.")
-    return head
-
-
 async def _decide(
-    request: web.Request, kind: CommandKind, body: Body, *, of: Collection[str] = ("paused",)
+    request: web.Request,
+    path: RunPath,
+    headers: Repeatable,
+    kind: CommandKind,
+    body: Body,
+    *,
+    of: Collection[str] = ("paused",),
 ) -> web.Response:
     """A decision about the pause that stands as it is written down. Without a pause there is only ``cancel``."""
     context, started = request.app[CONTEXT], time.monotonic()
-    run_id, command_id = RunId(path_id(request, "run_id")), CommandId(uuid7.uuid7())
-    status = await context.commands.say(
-        command_id,
-        kind,
-        body.model_dump(exclude_none=True),
-        run_id=run_id,
-        user_id=request[CALLER].user_id,
-        of=of,
-        sees_pause=kind != "cancel",
-    )
+    run_id, command_id = RunId(path.run_id), CommandId(uuid7.uuid7())
+    try:
+        status = await context.commands.say(
+            command_id,
+            kind,
+            body.model_dump(exclude_none=True),
+            run_id=run_id,
+            user_id=request[CALLER].user_id,
+            of=of,
+            sees_pause=kind != "cancel",
+            once=once(request, headers, body, str(command_id)),
+        )
+    except Repeated as first:  # said already: what is left is its verdict
+        command_id = CommandId(UUID(first.made))
+        return await _answer(request, run_id, command_id, started)
     if status is None:
         raise NotFound("There is no such run, or it is not yours.")
     if status not in of:
@@ -146,6 +149,12 @@ async def _decide(
             return await answer_run(request, run_id)
         raise Conflict(f"The run is {status}, not paused.", code="not_paused")
     context.bell.ring(run_id)
+    return await _answer(request, run_id, command_id, started)
+
+
+async def _answer(request: web.Request, run_id: RunId, command_id: CommandId, started: float) -> web.Response:
+    """The verdict, if it comes in time."""
+    context = request.app[CONTEXT]
     decided = await context.verdicts.of([command_id], within_s=context.settings.verdict_wait_s)
     if not decided:
         return await answer_run(request, run_id, status=202, headers={"Location": command_url(run_id, command_id)})

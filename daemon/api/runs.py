@@ -1,73 +1,127 @@
-"""Runs over HTTP: created and read. ``POST /v1/workflow-runs``, ``GET /v1/workflow-runs/{run_id}``."""
+"""Runs over HTTP: created, listed and read, with the history of their events and tickets to watch them."""
 
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
 import uuid_utils.compat as uuid7
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from daemon.api.context import CALLER, CONTEXT, Context
-from daemon.api.gate import parse, path_id, read_json
-from daemon.api.shapes import json_response, run_shape
-from daemon.errors import Invalid, NotFound
+from daemon.api.intake import DIGITS, Body, Id, Line, Path, Query, Whole
+from daemon.api.pages import PageQuery, page
+from daemon.api.repeats import Repeatable, once
+from daemon.api.selection import Selection
+from daemon.api.shapes import json_response, moment, run_item, run_shape
+from daemon.api.workflows import missing
+from daemon.auth import ticket_for
+from daemon.errors import Conflict, NotFound
 from daemon.machine.commands import RunId
 from daemon.machine.spec import MAX_RUN_TIMEOUT_MS
-from daemon.store.runs import RunView
+from daemon.store.once import Once, Repeated
+from daemon.store.runs import RunHead, RunView
+from daemon.store.workflows import Place
 
 
-class NewRun(BaseModel):
+class RunPath(Path):
+    run_id: Id
+
+
+class NewRun(Body):
     """Body of ``POST /v1/workflow-runs``. Unknown fields are ignored, as v0 did."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    workflow_id: Id
+    run_timeout_ms: Annotated[int, Field(ge=1, le=MAX_RUN_TIMEOUT_MS)] | None = Field(
+        None, description="This run's own deadline, instead of its workflow's."
+    )
 
-    workflow_id: str
-    run_timeout_ms: Annotated[int, Field(ge=1, le=MAX_RUN_TIMEOUT_MS)] | None = None
-    """This run's own deadline, instead of its workflow's."""
+
+class RunsQuery(Selection, PageQuery):
+    q: Line | None = Field(None, description="Text in the title, whatever its case; your runs are read one by one.")
 
 
-async def create(request: web.Request) -> web.Response:
+class HistoryQuery(Query):
+    after_seq: Whole = 0
+    limit: Annotated[int, Field(ge=1, le=1000, description="Events of this page."), DIGITS] = 200
+
+
+async def create(request: web.Request, headers: Repeatable, body: NewRun) -> web.Response:
     """Create a run of a snapshot of the workflow, and start it: on disk before it is answered, started without wait."""
-    context, user = request.app[CONTEXT], request[CALLER].user_id
-    body = parse(NewRun, await read_json(request))
+    context, user, run_id = request.app[CONTEXT], request[CALLER].user_id, RunId(uuid7.uuid7())
     try:
-        workflow_id = UUID(body.workflow_id)
-    except ValueError:
-        raise Invalid(faults=(("/workflow_id", "must be a UUID"),)) from None
-    created = await _created(context, user, workflow_id, body)
+        created = await _created(context, user, run_id, body, once(request, headers, body, str(run_id)))
+    except Repeated as first:
+        return await answer_run(request, UUID(first.made))
     if created is None:
-        raise NotFound("There is no such workflow, or it is not yours.")
+        if await context.workflows.get(body.workflow_id, user_id=user) is None:
+            raise missing()
+        raise Conflict("The workflow is archived: it starts nothing any more.", code="workflow_archived")
     context.bell.ring(created.head.id)
     return json_response(run_shape(created))
 
 
-async def _created(context: Context, user: str, workflow_id: UUID, body: NewRun) -> RunView | None:
+async def _created(context: Context, user: str, run_id: RunId, body: NewRun, once: Once | None) -> RunView | None:
     """The run, once on disk. It keeps the workflow's spec, the same text, unless it differs from its workflow."""
-    run_id, nonce, command_id = RunId(uuid7.uuid7()), secrets.token_bytes(16), uuid7.uuid7()
+    nonce, command_id = secrets.token_bytes(16), uuid7.uuid7()
     if body.run_timeout_ms is None:
         return await context.runs.create_of(
-            run_id=run_id, workflow_id=workflow_id, user_id=user, nonce=nonce, command_id=command_id
+            run_id=run_id, workflow_id=body.workflow_id, user_id=user, nonce=nonce, command_id=command_id, once=once
         )
-    workflow = await context.workflows.get(workflow_id, user_id=user)
-    if workflow is None:
+    workflow = await context.workflows.get(body.workflow_id, user_id=user)
+    if workflow is None or workflow.archived_at is not None:
         return None
     return await context.runs.create(
         run_id=run_id,
-        workflow_id=workflow_id,
+        workflow_id=body.workflow_id,
         user_id=user,
         nonce=nonce,
         snapshot=orjson.dumps(orjson.loads(workflow.spec) | {"run_timeout_ms": body.run_timeout_ms}).decode(),
         command_id=command_id,
+        once=once,
     )
 
 
-async def get(request: web.Request) -> web.Response:
+async def get(request: web.Request, path: RunPath) -> web.Response:
     """The run as stored."""
-    return await answer_run(request, path_id(request, "run_id"))
+    return await answer_run(request, path.run_id)
+
+
+async def listed(request: web.Request, query: RunsQuery) -> web.Response:
+    """Your runs, newest first."""
+    wanted = query.filter(title_has=query.q, after=query.place)
+    found = await request.app[CONTEXT].runs.listed(wanted, user_id=request[CALLER].user_id, limit=query.limit + 1)
+    return page(found, query, run_item, lambda item: Place(item.head.created_at, item.head.id))
+
+
+async def history(request: web.Request, path: RunPath, query: HistoryQuery) -> web.Response:
+    """The run's events as pages, each as a stream tells it."""
+    head = await own_head(request, path.run_id)
+    log = request.app[CONTEXT].log
+    found = await log.events(head.id, after_seq=query.after_seq, limit=query.limit + 1)
+    items = found[: query.limit]
+    more = items[-1][0] if len(found) > query.limit else None
+    return json_response({"items": [orjson.Fragment(told) for _, told in items], "next_after_seq": more})
+
+
+async def ticket(request: web.Request, path: RunPath) -> web.Response:
+    """A ticket for the run's event stream, read-only, to be used within a minute by what can send no headers."""
+    head, context = await own_head(request, path.run_id), request.app[CONTEXT]
+    made, ends = ticket_for(request[CALLER], str(head.id), context.settings.jwt_secret.get_secret_value())
+    body: dict[str, Any] = {"ticket": made, "expires_at": moment(datetime.fromtimestamp(ends, UTC))}
+    return json_response(body, headers={"Cache-Control": "no-store"})
+
+
+async def own_head(request: web.Request, run_id: UUID) -> RunHead:
+    """The hot row of the caller's run. Raises NotFound."""
+    head = await request.app[CONTEXT].runs.head(run_id, user_id=request[CALLER].user_id)
+    if head is None:
+        raise NotFound("There is no such run, or it is not yours.")
+    return head
 
 
 async def answer_run(

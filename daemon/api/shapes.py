@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from daemon.machine.wire import PREVIEW_CHARS
-from daemon.store.runs import AttemptView, RunView
+from daemon.store.runs import AttemptView, RunItem, RunView
 
 _PENDING = {"status": "pending", "attempts": ()}
 """What nothing happened to yet; one for all such steps."""
@@ -63,6 +63,26 @@ def run_shape(view: RunView) -> dict[str, Any]:
         "error_code": head.error_code,
         "error_message": head.error_message,
         "last_seq": head.last_seq,
+    }
+
+
+def run_item(item: RunItem) -> dict[str, Any]:
+    """A run in a list."""
+    head = item.head
+    return {
+        "run_id": str(head.id),
+        "workflow_id": str(head.workflow_id),
+        "title": item.title,
+        "status": head.status,
+        "paused_reason": head.paused_reason,
+        "current_step_index": head.current_step_index,
+        "step_count": item.step_count,
+        "error_code": head.error_code,
+        "error_message": head.error_message,
+        "last_seq": head.last_seq,
+        "created_at": moment(head.created_at),
+        "updated_at": moment(head.updated_at),
+        "finished_at": moment(item.finished_at) if item.finished_at is not None else None,
     }
 
 

@@ -13,12 +13,14 @@ import time
 
 import orjson
 from aiohttp import web
+from pydantic import ConfigDict, Field
 
 from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.feed import Watcher
-from daemon.api.gate import path_id
-from daemon.errors import Invalid, NotFound, StoreUnavailable, WorldError
+from daemon.api.intake import Headers, Query, Whole
+from daemon.api.runs import RunPath, own_head
+from daemon.errors import StoreUnavailable, WorldError
 from daemon.machine.commands import RunId
 
 RETRY_MS = 2000
@@ -38,23 +40,36 @@ class TooManyClients(WorldError):
     code = "too_many_streams"
 
 
-async def events(request: web.Request) -> web.StreamResponse:
-    """The stream. 204 when ``Last-Event-ID`` is the end of a finished run, so that EventSource stops."""
-    context = request.app[CONTEXT]
-    run_id = path_id(request, "run_id")
-    head = await context.runs.head(run_id, user_id=request[CALLER].user_id)
-    if head is None:
-        raise NotFound("There is no such run, or it is not yours.")
-    resumed = request.headers.get("Last-Event-ID")
-    after = _whole(request, "after_seq", 0) if resumed is None else _number("Last-Event-ID", resumed, 0)
-    limit = max(1, min(_whole(request, "limit", context.settings.sse_page), context.settings.sse_page))
+class EventsQuery(Query):
+    """v0's query: what it does not know is ignored, as v0 did."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after_seq: Whole = Field(0, description="Replay what came after this seq.")
+    limit: Whole | None = Field(None, description="Page size of the replay; it never truncates it.")
+    ticket: str | None = Field(None, description="Of `POST …/events-ticket`, instead of the Authorization header.")
+
+
+class Resuming(Headers):
+    last_event_id: Whole | None = Field(
+        None, alias="Last-Event-ID", description="The seq of the last event that was seen; wins over `after_seq`."
+    )
+
+
+async def events(request: web.Request, path: RunPath, query: EventsQuery, headers: Resuming) -> web.StreamResponse:
+    """The run's events, live. 204 when ``Last-Event-ID`` is the end of a finished run, so that EventSource stops."""
+    context, resumed = request.app[CONTEXT], headers.last_event_id
+    head = await own_head(request, path.run_id)
+    after = query.after_seq if resumed is None else resumed
+    most = context.settings.sse_page
+    limit = most if query.limit is None else max(1, min(query.limit, most))
     if resumed is not None and head.terminal and after >= head.last_seq:
         return web.Response(status=204)
     if resumed is not None and after > head.last_seq:
         after = 0  # it saw what Postgres has lost since; other events will have those numbers, so it sees all again
     if context.feed.clients >= context.settings.sse_clients:
         raise TooManyClients
-    async with context.feed.watch(run_id) as watcher:
+    async with context.feed.watch(head.id) as watcher:
         response = web.StreamResponse(headers=HEADERS)
         stream = _Stream(context, head.id, response, watcher, after=after, limit=limit)
         stream.ends_at = request[CALLER].expires_at
@@ -157,14 +172,3 @@ class _Stream:
     async def _write(self, data: bytes) -> None:
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             await self._response.write(data)
-
-
-def _whole(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name)
-    return default if text is None else _number(name, text, 0)
-
-
-def _number(name: str, text: str, least: int) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
-        raise Invalid(faults=((name, f"must be a whole number of at least {least}"),), code="invalid_parameter")
-    return int(text)

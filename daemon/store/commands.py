@@ -12,6 +12,7 @@ from uuid import UUID
 import orjson
 
 from daemon.machine.commands import CommandId, CommandKind, RunId
+from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
 
 _ADD = """
@@ -62,14 +63,18 @@ class Commands:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def add(self, *commands: NewCommand) -> None:
-        """Write what people said down, all of it or nothing. On return it is on disk."""
+    async def add(self, *commands: NewCommand, once: Once | None = None) -> None:
+        """Write what people said down, all of it or nothing. On return it is on disk.
+
+        Raises Repeated and KeyReused, as ``once.writing``.
+        """
         rows = [
             (one.id, one.run_id, one.kind, orjson.dumps(one.payload).decode(), one.seen_seq, one.issued_by)
             for one in commands
         ]
-        async with reading(self._pool) as connection:
-            await connection.execute(_ADD, *(list(column) for column in zip(*rows, strict=True)))
+        async with writing(self._pool, once) as connection:
+            if rows:
+                await connection.execute(_ADD, *(list(column) for column in zip(*rows, strict=True)))
 
     async def say(
         self,
@@ -81,17 +86,20 @@ class Commands:
         user_id: str,
         of: Collection[str],
         sees_pause: bool,
+        once: Once | None = None,
     ) -> str | None:
         """One person's word about a run of their own; answers its status, None when there is no such run.
 
         On return it is on disk if the status is one ``of`` these. ``sees_pause``: it is about the pause that stands
-        at this moment, and about no other.
+        at this moment, and about no other. Raises Repeated and KeyReused, as ``once.writing``.
         """
         said = orjson.dumps(payload).decode()
-        async with reading(self._pool) as connection:
+        async with writing(self._pool, once) as connection:
             status: str | None = await connection.fetchval(
                 _SAY, command_id, run_id, user_id, kind, said, list(of), sees_pause
             )
+            if status not in of:
+                await forget(connection, once)
         return status
 
     async def get(self, command_id: UUID, *, run_id: UUID) -> CommandRow | None:

@@ -1,4 +1,4 @@
-"""The event log, read back: pages of a run's events by seq, as bytes ready for a client. Used by ``api/stream``."""
+"""The event log, read back: pages of a run's events by seq, as bytes ready for a client. Used by ``api``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,16 @@ class EventLog:
         terminal = any(row["event_type"] in TERMINAL for row in rows)
         return Page(frames, rows[-1]["seq"] if rows else after_seq, len(rows), terminal)
 
+    async def events(self, run_id: UUID, *, after_seq: int, limit: int) -> list[tuple[int, bytes]]:
+        """As ``page``: the seq of each event, and the JSON that a stream tells of it."""
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(_PAGE, run_id, after_seq, limit)
+        name = str(run_id)
+        return [
+            (row["seq"], _data(frame(name, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode())))
+            for row in rows
+        ]
+
     async def last_seqs(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
         """How far each run's log goes, and so whether a watcher missed something."""
         async with reading(self._pool) as connection:
@@ -53,3 +63,8 @@ class EventLog:
                 "SELECT id, last_seq FROM workflow_runs WHERE id = ANY($1::uuid[])", list(run_ids)
             )
         return {row["id"]: row["last_seq"] for row in rows}
+
+
+def _data(told: bytes) -> bytes:
+    """The JSON of a frame."""
+    return told.partition(b"\ndata: ")[2].rstrip(b"\n")

@@ -1,4 +1,4 @@
-"""Runs as the API sees them: created, and read with their steps and attempts. Moves no status; the journal does.
+"""Runs as the API sees them: created, listed, and read with steps and attempts. Moves no status; the journal does.
 
 Used by ``api``. A run and its start command are one statement, so a run that exists will be started.
 """
@@ -13,7 +13,9 @@ from uuid import UUID
 import asyncpg
 
 from daemon.machine.commands import RunId
+from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
+from daemon.store.workflows import Place
 
 _COLUMNS = """
 id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
@@ -23,8 +25,10 @@ id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index,
 _CREATE = """
 WITH kept AS MATERIALIZED ({}),
 run AS (
-    INSERT INTO workflow_runs (id, workflow_id, user_id, status, nonce, wake_at)
-    SELECT $1::uuid, $2::uuid, $3::text, 'running', $4::bytea, clock_timestamp() FROM kept RETURNING {}
+    INSERT INTO workflow_runs (id, workflow_id, user_id, status, nonce, wake_at, title, step_count)
+    SELECT $1::uuid, $2::uuid, $3::text, 'running', $4::bytea, clock_timestamp(), snapshot ->> 'title',
+        json_array_length(snapshot -> 'steps')
+    FROM kept RETURNING {}
 ), spec AS (
     INSERT INTO workflow_run_specs (run_id, snapshot) SELECT $1::uuid, snapshot FROM kept
 ), start AS (
@@ -35,10 +39,19 @@ SELECT run.*, kept.snapshot FROM run CROSS JOIN kept
 """
 _CREATE_WITH = _CREATE.format("SELECT $6::text::json AS snapshot", _COLUMNS)
 _CREATE_OF = _CREATE.format(
-    "SELECT spec AS snapshot FROM workflows WHERE id = $2::uuid AND user_id = $3::text", _COLUMNS
+    "SELECT spec AS snapshot FROM workflows WHERE id = $2::uuid AND user_id = $3::text AND archived_at IS NULL",
+    _COLUMNS,
 )
 
 _HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE id = $1 AND user_id = $2"  # noqa: S608 - nothing of it is input
+
+_SNAPSHOT = "(SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id)"
+_TITLE = f"coalesce(r.title, {_SNAPSHOT} ->> 'title')"
+"""Runs that were copied from elsewhere may lack the columns that creation fills."""
+_LISTED = f"""
+{_COLUMNS}, finished_at, {_TITLE} AS title,
+    coalesce(r.step_count, json_array_length({_SNAPSHOT} -> 'steps')) AS step_count
+"""
 
 _OF_AGENT = """EXISTS (
     SELECT FROM workflow_run_specs s CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') AS step
@@ -82,6 +95,16 @@ class RunHead:
         return self.status in ("completed", "failed", "canceled")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunItem:
+    """A run in a list."""
+
+    head: RunHead
+    title: str
+    step_count: int
+    finished_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class StepView:
     """One step that something happened to; times are epoch ms."""
@@ -123,7 +146,11 @@ class RunView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which runs are meant; None asks nothing of that kind. ``agent_id``: some step calls this agent."""
+    """Which runs are meant; None asks nothing of that kind. ``agent_id``: some step calls this agent.
+
+    ``title_has``, whatever its case, is looked for in one run of the user after the other: as long as it is rare, that
+    is all of them. ``after``: what follows this place in the order of lists.
+    """
 
     run_ids: Sequence[UUID] | None = None
     statuses: Sequence[str] | None = None
@@ -132,6 +159,8 @@ class Filter:
     agent_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    title_has: str | None = None
+    after: Place | None = None
 
 
 class Runs:
@@ -141,20 +170,40 @@ class Runs:
         self._pool = pool
 
     async def create(
-        self, *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, snapshot: str, command_id: UUID
+        self,
+        *,
+        run_id: RunId,
+        workflow_id: UUID,
+        user_id: str,
+        nonce: bytes,
+        snapshot: str,
+        command_id: UUID,
+        once: Once | None = None,
     ) -> RunView:
-        """The run row, its immutable snapshot and its start command: one statement, all or nothing; as ``view``."""
-        async with reading(self._pool) as connection:
+        """The run row, its immutable snapshot and its start command: one statement, all or nothing; as ``view``.
+
+        Raises Repeated and KeyReused, as ``once.writing``.
+        """
+        async with writing(self._pool, once) as connection:
             row = await connection.fetchrow(_CREATE_WITH, run_id, workflow_id, user_id, nonce, command_id, snapshot)
         assert row is not None  # noqa: S101 - what is given is one row
         return RunView(head=_head(row), snapshot=snapshot, steps=(), attempts=())
 
     async def create_of(
-        self, *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, command_id: UUID
+        self,
+        *,
+        run_id: RunId,
+        workflow_id: UUID,
+        user_id: str,
+        nonce: bytes,
+        command_id: UUID,
+        once: Once | None = None,
     ) -> RunView | None:
-        """As ``create``, of the spec of this user's workflow as it stands; None when there is no such workflow."""
-        async with reading(self._pool) as connection:
+        """As ``create``, of the spec of this user's workflow as it stands; None when there is none to start."""
+        async with writing(self._pool, once) as connection:
             row = await connection.fetchrow(_CREATE_OF, run_id, workflow_id, user_id, nonce, command_id)
+            if row is None:
+                await forget(connection, once)
         return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=()) if row is not None else None
 
     async def head(self, run_id: UUID, *, user_id: str) -> RunHead | None:
@@ -165,10 +214,25 @@ class Runs:
 
     async def matching(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunHead]:
         """The user's runs that the filter means, newest first, at most ``limit``."""
-        query, arguments = _matching(wanted, user_id, limit)
+        query, arguments = _matching(_COLUMNS, wanted, user_id, limit)
         async with reading(self._pool) as connection:
             rows = await connection.fetch(query, *arguments)
         return [_head(row) for row in rows]
+
+    async def listed(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunItem]:
+        """As ``matching``, with what a list shows."""
+        query, arguments = _matching(_LISTED, wanted, user_id, limit)
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(query, *arguments)
+        return [
+            RunItem(
+                head=_head(row),
+                title=row["title"] or "",
+                step_count=row["step_count"] or 0,
+                finished_at=row["finished_at"],
+            )
+            for row in rows
+        ]
 
     async def view(self, run_id: UUID, *, user_id: str) -> RunView | None:
         """As ``head``, with snapshot, steps and attempts: one statement, so all of one moment."""
@@ -184,7 +248,7 @@ class Runs:
         )
 
 
-def _matching(wanted: Filter, user_id: str, limit: int) -> tuple[str, list[object]]:
+def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[str, list[object]]:
     """The query and its arguments. Only what is asked for stands in it, so that the planner sees which index serves."""
     conditions: list[str] = []
     arguments: list[object] = []
@@ -210,9 +274,15 @@ def _matching(wanted: Filter, user_id: str, limit: int) -> tuple[str, list[objec
         ask("created_at >= {}", wanted.created_after)
     if wanted.created_before is not None:
         ask("created_at < {}", wanted.created_before)
+    if wanted.title_has is not None:
+        ask(f"strpos(lower({_TITLE}), lower({{}}::text)) > 0", wanted.title_has)
+    if wanted.after is not None:
+        arguments += wanted.after
+        conditions.append(f"(created_at, id) < (${len(arguments) - 1}, ${len(arguments)})")
     arguments.append(limit)
     where = " AND ".join(conditions)
-    query = f"SELECT {_COLUMNS} FROM workflow_runs r WHERE {where} ORDER BY id DESC LIMIT ${len(arguments)}"  # noqa: S608 - only our own words
+    order = f"ORDER BY created_at DESC, id DESC LIMIT ${len(arguments)}"
+    query = f"SELECT {columns} FROM workflow_runs r WHERE {where} {order}"  # noqa: S608 - only our own words
     return query, arguments
 
 

@@ -1,14 +1,47 @@
-"""Templates: stored, read, never run from here. Used by ``api``."""
+"""Templates: stored, listed, renewed and archived, never run from here. Used by ``api``.
+
+A workflow is kept as it stands, with the number of its version; runs keep the snapshot that they were started with.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
+from daemon.store.once import Once, writing
 from daemon.store.pool import Pool, reading
+
+_ADD = """
+INSERT INTO workflows (id, user_id, title, description, spec) VALUES ($1, $2, $3, $4, $5::text::json) RETURNING *
+"""
+_RENEW = """
+UPDATE workflows SET title = $3, description = $4, spec = $5::text::json, version = version + 1, updated_at = now()
+WHERE id = $1 AND user_id = $2 AND archived_at IS NULL AND ($6::integer IS NULL OR version = $6) RETURNING *
+"""
+_ARCHIVE = """
+UPDATE workflows SET archived_at = coalesce(archived_at, now()),
+    updated_at = CASE WHEN archived_at IS NULL THEN now() ELSE updated_at END
+WHERE id = $1 AND user_id = $2 RETURNING *
+"""
+_LIST = """
+SELECT id, title, description, version, archived_at, created_at, updated_at,
+    json_array_length(spec -> 'steps') AS step_count
+FROM workflows WHERE user_id = $1 AND (archived_at IS NULL OR $2)
+    AND ($3::text IS NULL OR strpos(lower(title), lower($3)) > 0)
+    AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5::uuid))
+ORDER BY created_at DESC, id DESC LIMIT $6
+"""
+
+
+class Place(NamedTuple):
+    """Where a page of a list ends: every list is newest first, by these two."""
+
+    created_at: datetime
+    id: UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +53,22 @@ class Workflow:
     title: str
     description: str | None
     spec: str
+    version: int
+    archived_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowItem:
+    """A template in a list."""
+
+    id: UUID
+    title: str
+    description: str | None
+    version: int
+    step_count: int
+    archived_at: datetime | None
     created_at: datetime
     updated_at: datetime
 
@@ -30,37 +79,53 @@ class Workflows:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def add(self, *, workflow_id: UUID, user_id: str, title: str, description: str | None, spec: str) -> Workflow:
-        """Store a template."""
-        async with reading(self._pool) as connection:
-            row = await connection.fetchrow(
-                "INSERT INTO workflows (id, user_id, title, description, spec) VALUES ($1, $2, $3, $4, $5::text::json)"
-                " RETURNING *",
-                workflow_id,
-                user_id,
-                title,
-                description,
-                spec,
-            )
+    async def add(
+        self,
+        *,
+        workflow_id: UUID,
+        user_id: str,
+        title: str,
+        description: str | None,
+        spec: str,
+        once: Once | None = None,
+    ) -> Workflow:
+        """Store a template. Raises Repeated and KeyReused, as ``once.writing``."""
+        async with writing(self._pool, once) as connection:
+            row = await connection.fetchrow(_ADD, workflow_id, user_id, title, description, spec)
         assert row is not None  # noqa: S101 - RETURNING of a plain INSERT answers its row
         return _workflow(row)
 
     async def get(self, workflow_id: UUID, *, user_id: str) -> Workflow | None:
-        """A template of this user; None when there is none (another's is none)."""
+        """A template of this user, archived or not; None when there is none (another's is none)."""
         async with reading(self._pool) as connection:
             row = await connection.fetchrow(
                 "SELECT * FROM workflows WHERE id = $1 AND user_id = $2", workflow_id, user_id
             )
         return _workflow(row) if row is not None else None
 
+    async def renew(
+        self, workflow_id: UUID, *, user_id: str, title: str, description: str | None, spec: str, version: int | None
+    ) -> Workflow | None:
+        """Put the next version in the place of this one; None when there is none, it is archived or not ``version``."""
+        async with reading(self._pool) as connection:
+            row = await connection.fetchrow(_RENEW, workflow_id, user_id, title, description, spec, version)
+        return _workflow(row) if row is not None else None
+
+    async def archive(self, workflow_id: UUID, *, user_id: str) -> Workflow | None:
+        """From now on it starts nothing; runs that there are go on. None when there is none."""
+        async with reading(self._pool) as connection:
+            row = await connection.fetchrow(_ARCHIVE, workflow_id, user_id)
+        return _workflow(row) if row is not None else None
+
+    async def listed(
+        self, *, user_id: str, archived: bool, title_has: str | None, after: Place | None, limit: int
+    ) -> list[WorkflowItem]:
+        """The user's templates, newest first; ``archived``: those too."""
+        place = after or (None, None)
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(_LIST, user_id, archived, title_has, *place, limit)
+        return [WorkflowItem(**dict(row)) for row in rows]
+
 
 def _workflow(row: asyncpg.Record) -> Workflow:
-    return Workflow(
-        id=row["id"],
-        user_id=row["user_id"],
-        title=row["title"],
-        description=row["description"],
-        spec=row["spec"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    return Workflow(**dict(row))

@@ -7,7 +7,7 @@ import asyncpg
 from tests.api.harness import Answer
 
 TABLES = ("workflows", "workflow_runs", "workflow_run_specs", "workflow_run_steps", "workflow_run_attempts")
-TABLES += ("workflow_run_events", "workflow_run_commands")
+TABLES += ("workflow_run_events", "workflow_run_commands", "idempotency_keys")
 COUNT = " UNION ALL ".join(f"SELECT '{name}' AS name, count(*) AS rows FROM {name}" for name in TABLES)
 
 

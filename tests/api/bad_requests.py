@@ -230,6 +230,7 @@ PLACES = [
     Bad("the wrong method of a run", "DELETE", RUN, None, 405, "method_not_allowed"),
     Bad("a GET of a decision", "GET", RUN + "/cancel", None, 405, "method_not_allowed"),
     Bad("a POST of a stream", "POST", RUN + "/events", {}, 405, "method_not_allowed"),
+    Bad("a GET of bulk", "GET", RUNS + "/bulk", None, 405, "method_not_allowed"),
     Bad("a method of WebDAV", "PROPFIND", WORKFLOWS, None, 405, "method_not_allowed"),
 ]
 

@@ -25,6 +25,7 @@ from daemon.dev.envelope import Json
 from daemon.dev.gateway import DevGateway
 from daemon.dev.scripted_agent import ScriptedAgent, ToolFailure, text_result
 from daemon.node import Node, open_node
+from tests.api.declared import assert_declared
 from tests.patience import eventually
 
 SECRET = "the tests' secret, which is long enough for HS256"
@@ -254,11 +255,12 @@ class Stack:
         return {"Authorization": f"Bearer {self.tokens.setdefault(sub, self.token(sub))}", **more}
 
     async def ask(self, method: str, path: str, *, sub: str = "ann", **more: Any) -> Answer:
-        """One exchange as ``sub``; JSON bodies are decoded, others given as text."""
+        """One exchange as ``sub``, answered as its route declares; JSON bodies are decoded, others given as text."""
         headers = self.headers(sub) | more.pop("headers", {})
         timeout = aiohttp.ClientTimeout(total=30)
         async with self.http.request(method, self.base + path, headers=headers, timeout=timeout, **more) as answer:
             raw = await answer.read()
+            assert_declared(method, path, answer.status, answer.content_type, raw)
             is_json = "json" in answer.content_type
             return Answer(answer.status, answer.headers, json.loads(raw) if is_json else raw.decode())
 

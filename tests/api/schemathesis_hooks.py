@@ -1,0 +1,67 @@
+"""For schemathesis: the rules about requests that stand in the document's words, because JSON Schema cannot say them.
+
+Loaded by it through ``schemathesis.toml``. What breaks them is a 422 by its own tests (``bad_requests``), so it is not
+sent as if it were good.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+import schemathesis
+
+
+@schemathesis.hook
+def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
+    """Numbers fit 64 bits, whole ones have no fraction, step ids are unique, and a filter asks for something."""
+    return _fits(body) and _ids_differ(body) and _asks(body)
+
+
+@schemathesis.hook
+def before_call(context: schemathesis.HookContext, case: Any, kwargs: Any) -> None:
+    """A key is new for each new request, and the steps that schemathesis repeats to fill a list get ids of their own.
+
+    A request that lacks its token on purpose stays as it is.
+    """
+    if case.meta is not None and getattr(case.meta.phase.data, "parameter", None) == "Authorization":
+        return
+    if re.fullmatch("[!-~]{1,255}", str((case.headers or {}).get("Idempotency-Key", ""))):
+        case.headers["Idempotency-Key"] = uuid.uuid4().hex
+    if not _ids_differ(case.body):
+        steps = case.body["spec"]["steps"]
+        case.body["spec"]["steps"] = [
+            one | {"id": f"s{index}"} if isinstance(one, dict) and isinstance(one.get("id"), str) and one["id"] else one
+            for index, one in enumerate(steps)
+        ]
+
+
+def _fits(value: Any) -> bool:
+    match value:
+        case bool():
+            return True
+        case int():
+            return -(2**63) <= value < 2**64
+        case float():
+            return not value.is_integer()
+        case dict():
+            return all(_fits(one) for one in value.values())
+        case list():
+            return all(_fits(one) for one in value)
+    return True
+
+
+def _asks(body: Any) -> bool:
+    match body:
+        case {"filter": dict(wanted)}:
+            return not wanted or any(value is not None for value in wanted.values())
+    return True
+
+
+def _ids_differ(body: Any) -> bool:
+    match body:
+        case {"spec": {"steps": [*steps]}}:
+            ids = [repr(one.get("id")) for one in steps if isinstance(one, dict)]
+            return len(set(ids)) == len(ids)
+    return True
