@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class Api:
-    """One node, over a session that knows its base URL and carries the token."""
+    """One node at ``url`` (which may have a path, behind a proxy), over a session that carries the token."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -89,7 +89,7 @@ class Api:
 
     async def events(self, run_id: str, *, after_seq: int = 0) -> AsyncGenerator[dict[str, Any], None]:
         """The run's events and ``replay.done``, as often as the connection breaks. Raises Told when it cannot."""
-        url = f"/v1/workflow-runs/{run_id}/events"
+        url = f"{self._url}/v1/workflow-runs/{run_id}/events"
         start = f"{url}?after_seq={after_seq}" if after_seq else url
         try:
             async with aclosing(follow(self._session, start)) as messages:
@@ -99,6 +99,12 @@ class Api:
             hint = "The run goes on without you. Follow it again: runwarden run watch RUN"
             raise Told(str(fault), exit_code=Exit.UNREACHABLE, code="stream_lost", hint=hint) from None
 
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, **more: Any) -> Any:
+        """One exchange. No redirect is followed: the token is for this node."""
+        return self._session.request(
+            method, self._url + path, json=body, timeout=TIMEOUT, allow_redirects=False, **more
+        )
+
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, tries: int = TRIES, **more: Any
     ) -> Answer:
@@ -107,7 +113,7 @@ class Api:
             if attempt:
                 await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
             try:
-                async with self._session.request(method, path, json=body, timeout=TIMEOUT, **more) as answer:
+                async with self._request(method, path, body, **more) as answer:
                     text = await answer.text()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 fault = str(error) or type(error).__name__

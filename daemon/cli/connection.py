@@ -41,7 +41,7 @@ class Connection:
             from daemon.cli.client import Api
 
             headers = {"Authorization": f"Bearer {self.token}"}
-            async with aiohttp.ClientSession(self.url, headers=headers) as session:
+            async with aiohttp.ClientSession(headers=headers) as session:
                 return await work(Api(session, self.url))
 
         return asyncio.run(talk())

@@ -49,8 +49,13 @@ ORDER BY r.created_at, r.id
 """  # noqa: S608 - nothing of it is input
 _EVENTS = f"""
 SELECT run_id::text AS run_id, seq, event_type::text AS event_type, payload::text AS payload, {_MS.format("created_at")}
-FROM workflow_run_events e WHERE run_id::text = ANY($1::text[]) ORDER BY run_id, seq, e.created_at, id
+FROM workflow_run_events e WHERE e.run_id = ANY($1::text[]::<type>[]) ORDER BY run_id, seq, e.created_at, id
 """  # noqa: S608 - nothing of it is input
+
+_TYPE = """
+SELECT format_type(atttypid, NULL) FROM pg_attribute
+WHERE attrelid = 'workflow_run_events'::regclass AND attname = 'run_id'
+"""
 
 
 class Finding(NamedTuple):
@@ -153,9 +158,11 @@ class _Import:
         self._batch = batch
         self._progress = progress
         self._report = Report()
+        self._events_query = _EVENTS
 
     async def all(self) -> Report:
         """Workflows, then runs with their events."""
+        self._events_query = _EVENTS.replace("<type>", str(await self._v0.fetchval(_TYPE)))  # so that its index serves
         await self._workflows()
         rows, done = [], 0
         async for row in self._v0.cursor(_RUNS, prefetch=self._batch):
@@ -216,7 +223,7 @@ class _Import:
     async def _events(self, names: dict[str, UUID]) -> dict[UUID, list[V0Event] | str]:
         """The events of these runs; of a run whose log cannot be read, why."""
         found: dict[UUID, list[V0Event] | str] = {}
-        for row in await self._v0.fetch(_EVENTS, list(names)):
+        for row in await self._v0.fetch(self._events_query, list(names)):
             run_id = names[row["run_id"]]
             known = found.setdefault(run_id, [])
             if isinstance(known, str):
