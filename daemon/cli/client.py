@@ -61,8 +61,14 @@ class Api:
         self._url = url
 
     async def get(self, path: str, **params: Any) -> dict[str, Any]:
-        """A resource; parameters that are None are left out."""
-        return (await self._call("GET", path, params={k: str(v) for k, v in params.items() if v is not None})).body
+        """A resource; parameters that are None are left out, those of several values said several times."""
+        said = [
+            (name, str(value))
+            for name, values in params.items()
+            for value in (values if isinstance(values, tuple) else (values,))
+            if value is not None
+        ]
+        return (await self._call("GET", path, params=said)).body
 
     async def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Replace a resource; not repeated, since each time would be a version of its own."""

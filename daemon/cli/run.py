@@ -79,15 +79,14 @@ def start(
 @click.option("--search", "q", metavar="WORDS", help="In titles.")
 @click.option("--after", "created_after", metavar="TIME", help="Created since, as 2026-11-26T08:00:00Z.")
 @click.option("--before", "created_before", metavar="TIME", help="Created before.")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
 @click.option("--cursor", help="Where the page before ended (its next_cursor).")
 @talking
 def list_(to: Connection, status: tuple[str, ...], paused_reason: tuple[str, ...], **wanted: Any) -> None:
     """List your runs, newest first."""
-    chosen = {"status": ",".join(status) or None, "paused_reason": ",".join(paused_reason) or None}
 
     async def work(api: Api) -> dict[str, Any]:
-        return await api.get("/v1/workflow-runs", **chosen, **wanted)
+        return await api.get("/v1/workflow-runs", status=status, paused_reason=paused_reason, **wanted)
 
     page = to.run(work)
     if to.as_json:
@@ -100,7 +99,7 @@ def list_(to: Connection, status: tuple[str, ...], paused_reason: tuple[str, ...
 
 
 def _progress(item: dict[str, Any]) -> str:
-    steps = item.get("steps")
+    steps = item.get("step_count", item.get("steps"))
     if steps is None:
         return str(item["current_step_index"] + 1)
     return f"{min(item['current_step_index'] + 1, steps)}/{steps}"

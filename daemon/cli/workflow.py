@@ -57,7 +57,7 @@ def apply(to: Connection, file: Path, workflow_id: str | None, key: str | None) 
 
 @workflow.command("list")
 @click.option("--archived", is_flag=True, help="The archived ones too.")
-@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @click.option("--cursor", help="Where the page before ended (its next_cursor).")
 @talking
 def list_(to: Connection, archived: bool, limit: int, cursor: str | None) -> None:

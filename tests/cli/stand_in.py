@@ -36,17 +36,17 @@ class StandIn:
     """So many POSTs are carried out and their connections cut before the answer."""
     verdicts: list[str | None] = field(default_factory=list)
     """What a command's URL answers, in turn; without any, a decision's answer names no URL."""
-    queries: list[dict[str, str]] = field(default_factory=list)
+    queries: list[list[tuple[str, str]]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Workflows by id, and runs by idempotency key."""
 
     async def runs(self, request: web.Request) -> web.Response:
-        self.queries.append(dict(request.query))
+        self.queries.append(list(request.query.items()))
         return web.json_response({"items": [RUN], "next_cursor": "abc"})
 
     async def workflows(self, request: web.Request) -> web.Response:
-        self.queries.append(dict(request.query))
+        self.queries.append(list(request.query.items()))
         return web.json_response({"items": list(self.made.values()), "next_cursor": None})
 
     async def workflow(self, request: web.Request) -> web.Response:

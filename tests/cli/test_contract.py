@@ -30,7 +30,18 @@ async def ann(stand_in: StandIn, tmp_path: Path) -> AsyncIterator[Person]:
 
 
 async def test_lists_of_runs_are_filtered_by_the_api_and_shown_harmlessly(stand_in: StandIn, ann: Person) -> None:
-    asked = ("run", "list", "--status", "paused", "--paused-reason", "awaiting_approval", "--workflow", WORKFLOW)
+    asked = (
+        "run",
+        "list",
+        "--status",
+        "paused",
+        "--status",
+        "failed",
+        "--paused-reason",
+        "awaiting_approval",
+        "--workflow",
+        WORKFLOW,
+    )
     asked += ("--agent", "a", "--search", "tidy up", "--after", "2026-01-01T00:00:00Z", "--limit", "7")
     told = await ann.says(*asked)
     assert told.exit_code == 0, told.output
@@ -40,15 +51,16 @@ async def test_lists_of_runs_are_filtered_by_the_api_and_shown_harmlessly(stand_
     ]
     assert "More: --cursor abc" in told.stderr
     assert stand_in.queries == [
-        {
-            "status": "paused",
-            "paused_reason": "awaiting_approval",
-            "workflow_id": WORKFLOW,
-            "agent_id": "a",
-            "q": "tidy up",
-            "created_after": "2026-01-01T00:00:00Z",
-            "limit": "7",
-        }
+        [
+            ("status", "paused"),
+            ("status", "failed"),
+            ("paused_reason", "awaiting_approval"),
+            ("workflow_id", WORKFLOW),
+            ("agent_id", "a"),
+            ("q", "tidy up"),
+            ("created_after", "2026-01-01T00:00:00Z"),
+            ("limit", "7"),
+        ]
     ]
     assert (await ann.gets("run", "list", "--cursor", "abc"))["items"] == [RUN]
 
@@ -63,7 +75,7 @@ async def test_workflows_are_changed_by_the_id_that_their_file_remembers(stand_i
 
     listed = await ann.says("workflow", "list", "--archived")
     assert listed.stdout.splitlines()[1].startswith(f"{WORKFLOW}\tOne\t2\t")
-    assert stand_in.queries == [{"limit": "50", "archived": "true"}]
+    assert stand_in.queries == [[("limit", "50"), ("archived", "true")]]
     shown = await ann.says("workflow", "show", WORKFLOW)
     assert shown.stdout == f"workflow_id: {WORKFLOW}\ntitle: One\nsteps: []\n"
     file.write_text(shown.stdout)

@@ -144,6 +144,11 @@ async def test_a_live_node_carries_on_what_was_brought(
             assert [event["seq"] for event in log] == list(range(1, run["last_seq"] + 1))
         again = (await live.run(str(amid)))["steps_state"]["s0"]["attempts"]
         assert [attempt["state"] for attempt in again] == ["unknown", "done"]
+        native = await live.start({"id": "s0", "name": "S", "tool_config": {"agent_id": "agent-1", "tool_name": "ok"}})
+        await live.until(native, "completed")
+        filled = "SELECT jsonb_object_keys(jsonb_strip_nulls(to_jsonb(r))) FROM workflow_runs r WHERE id = $1"
+        ours, theirs = [{key for (key,) in await live.sql(filled, run_id)} for run_id in (native, str(done))]
+        assert ours - theirs <= {"owner", "wake_at"}, "what the API fills in, the import must"
     after = everything(database)
     assert (await asyncio.to_thread(report, v0, database, "--yes"))["runs"] == {}
     assert everything(database) == after
