@@ -102,6 +102,7 @@ class Api:
                 async for message in messages:
                     yield json.loads(message.data)
         except StreamLost as fault:
+            await self.get(f"/v1/workflow-runs/{run_id}")  # says it better, where the token has expired meanwhile
             hint = "The run goes on without you. Follow it again: runwarden run watch RUN"
             raise Told(str(fault), exit_code=Exit.UNREACHABLE, code="stream_lost", hint=hint) from None
 

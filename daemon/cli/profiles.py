@@ -81,7 +81,16 @@ def _named(_ctx: click.Context, _option: click.Parameter, name: str) -> str:
     return name
 
 
+def _tell(profiles: Profiles, name: str, said: str, *, as_json: bool) -> None:
+    """What became of a profile."""
+    if as_json:
+        show.document({"name": name, "current": profiles.current == name, "path": str(path())})
+    else:
+        click.echo(said)
+
+
 _name = click.argument("name", callback=_named)
+_as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 
 
 @click.group()
@@ -94,7 +103,8 @@ def profile() -> None:
 @click.option("--url", help="Base URL of the API, such as https://runwarden.example.")
 @click.option("--token", help="Bearer token. Other people on this machine can see it while the command runs.")
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input instead.")
-def set_(name: str, url: str | None, token: str | None, token_stdin: bool) -> None:
+@_as_json
+def set_(name: str, url: str | None, token: str | None, token_stdin: bool, as_json: bool) -> None:
     """Make or change a profile; the first one becomes the current one. Asks for the token where it can."""
     profiles = load()
     entry = dict(profiles.entries.get(name, {}))
@@ -112,34 +122,36 @@ def set_(name: str, url: str | None, token: str | None, token_stdin: bool) -> No
     profiles.entries[name] = entry
     profiles.current = profiles.current or name
     save(profiles)
-    click.echo(f"Saved {name} in {path()}" + (" (current)" if profiles.current == name else ""))
+    _tell(profiles, name, f"Saved {name} in {path()}", as_json=as_json)
 
 
 @profile.command()
 @_name
-def use(name: str) -> None:
+@_as_json
+def use(name: str, as_json: bool) -> None:
     """Make a profile the current one."""
     profiles = load()
     known(profiles, name)
     profiles.current = name
     save(profiles)
-    click.echo(f"Using {name} from now on.")
+    _tell(profiles, name, f"Using {name} from now on.", as_json=as_json)
 
 
 @profile.command()
 @_name
-def remove(name: str) -> None:
+@_as_json
+def remove(name: str, as_json: bool) -> None:
     """Forget a profile."""
     profiles = load()
     known(profiles, name)
     del profiles.entries[name]
     profiles.current = None if profiles.current == name else profiles.current
     save(profiles)
-    click.echo(f"Removed {name}.")
+    _tell(profiles, name, f"Removed {name}.", as_json=as_json)
 
 
 @profile.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@_as_json
 def list_(as_json: bool) -> None:
     """Show the profiles; tokens are not shown."""
     profiles = load()

@@ -39,7 +39,8 @@ def test_profiles_are_set_listed_used_and_removed(tmp_path: Path, file: Path) ->
         ("work", "https://w.example", True),
     ]
     assert TOKEN not in says(tmp_path, "profile", "list").output
-    assert says(tmp_path, "profile", "use", "home").exit_code == 0
+    used = json.loads(says(tmp_path, "profile", "use", "home", "--json").stdout)
+    assert used == {"name": "home", "current": True, "path": str(file)}
     assert "* home\thttp://h.example\tyes" in says(tmp_path, "profile", "list").stdout
     assert says(tmp_path, "profile", "remove", "home").exit_code == 0
     assert says(tmp_path, "profile", "use", "home").exit_code == 2

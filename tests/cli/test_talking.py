@@ -183,3 +183,12 @@ async def test_a_question_is_taken_back_when_somebody_else_answers(live: Stack, 
     code, told = await watching
     assert code == 0, told
     assert "The run is completed" in told
+
+
+async def test_a_token_that_expires_ends_the_watching_with_what_to_do(live: Stack, ann: Person) -> None:
+    run_id = await started(ann, SPEC)
+    await live.until(run_id, "paused")
+    ann.token = live.token(lifetime_s=2)
+    told = await ann.says("run", "watch", run_id)
+    assert told.exit_code == 4, told.output
+    assert "RUNWARDEN_TOKEN" in told.stderr
