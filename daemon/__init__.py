@@ -19,7 +19,7 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
-                log, migrate
+                log, migrate; import_v0 (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
@@ -27,6 +27,7 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     api/        app (all routes), gate, workflows, runs, decisions, verdicts, feed, stream, ops; ``front`` puts
                 them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
+    cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, errors, counting, telemetry, auth are small and stand alone
 
 ``gateway_client``, beside the daemon, knows the Gateways' wire: ``gateways`` calls each agent at the one that holds it.

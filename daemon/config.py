@@ -215,6 +215,14 @@ class Telemetry(Group):
     )
 
 
+class Client(Group):
+    """The command line as a client of the API. No node reads these."""
+
+    url: str = Field("", description="Base URL of the API that `runwarden workflow` and `runwarden run` talk to.")
+    token: SecretStr = Field(SecretStr(""), description="Bearer token for it.")
+    profile: str = Field("", description="The profile to use instead of the current one (`runwarden profile list`).")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All groups together; what ``node.py`` is given."""
@@ -235,6 +243,9 @@ GROUPS: Mapping[str, type[Group]] = {
     "gateway": Gateway,
     "telemetry": Telemetry,
 }
+"""What a node is made of."""
+
+EVERY_GROUP: Mapping[str, type[Group]] = {**GROUPS, "client": Client}
 
 
 def load(**overrides: Any) -> Settings:
@@ -258,7 +269,7 @@ def load(**overrides: Any) -> Settings:
 def load_group(name: str, **overrides: Any) -> Any:
     """One group alone, for commands that need no more (``migrate``, ``token``). Errors as ``load``."""
     try:
-        return GROUPS[name](**overrides)
+        return EVERY_GROUP[name](**overrides)
     except ValidationError as fault:
         lines = [f"{PREFIX}{str(e['loc'][0]).upper()}: {_plain(e)}" for e in fault.errors()]
         raise SetupError("The settings cannot work:\n  " + "\n  ".join(sorted(lines))) from None
@@ -287,7 +298,7 @@ def catalogue() -> list[Entry]:
 
 
 def _entries() -> Iterator[Entry]:
-    for name, group in GROUPS.items():
+    for name, group in EVERY_GROUP.items():
         for field, info in group.model_fields.items():
             default = "required" if info.is_required() else str(info.default)
             if info.default_factory is not None:
@@ -306,6 +317,8 @@ def effective(settings: Settings) -> dict[str, str]:
     """Environment name → value in force, with secrets masked; a URL keeps all but its password."""
     shown: dict[str, str] = {}
     for entry in catalogue():
+        if entry.group not in GROUPS:
+            continue
         value = getattr(getattr(settings, entry.group), entry.field)
         if isinstance(value, SecretStr):
             plain = value.get_secret_value()
@@ -325,7 +338,7 @@ def mask(url: str) -> str:
 def reference_markdown() -> str:
     """The text of ``docs/settings.md``."""
     lines = ["# Settings", "", "Read from the environment at start. Made by `make docs`; do not edit by hand.", ""]
-    for name, group in GROUPS.items():
+    for name, group in EVERY_GROUP.items():
         lines += [
             f"## {name}",
             "",

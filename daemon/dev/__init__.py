@@ -9,6 +9,6 @@
     stack      all of that and a node, started and ended    (foreground: ``runwarden dev``)
     demo       ``runwarden demo``: a client of the API      (sse; story: what happened; plain, screen, keyboard)
 
-Imported only by ``daemon/cli.py`` and tests; ``serve`` never loads it. ``stack`` starts a node, ``demo`` speaks to its
+Imported only by ``daemon/cli`` and tests; ``serve`` never loads it. ``stack`` starts a node, ``demo`` speaks to its
 API; the rest knows nothing of runs.
 """

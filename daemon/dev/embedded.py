@@ -11,7 +11,7 @@ it promises what those packages do not:
 PostgreSQL refuses to run as root: then it runs as ``nobody`` (or as whoever owns the data), and the directories above
 the data and above the binaries are made passable (``o+x``), which is said in the log.
 
-Only ``daemon/cli.py`` and tests may call this. It never downloads anything, never listens beyond this machine (a Unix
+Only ``daemon/cli`` and tests may call this. It never downloads anything, never listens beyond this machine (a Unix
 socket for PostgreSQL, 127.0.0.1 for Valkey) and is not for production: there is no password.
 """
 

@@ -1,6 +1,6 @@
 """The demo's story: release notes of a repository, drafted by machines and published by a person.
 
-``daemon/cli.py`` and tests call this. It returns configurations (an ``mcpServers`` object, a WorkflowSpec) and, where
+``daemon/cli`` and tests call this. It returns configurations (an ``mcpServers`` object, a WorkflowSpec) and, where
 no git history is at hand, makes a small real one; it never starts or runs anything itself.
 """
 

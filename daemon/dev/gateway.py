@@ -1,7 +1,7 @@
 """The dev Gateway: the internal HTTP side of the Gateway's contract, over agents inside this process.
 
 Its sentences are those of the contract (§1 calls and errors, §2 SSE, §3 envelopes, §4 semantics); ``tests/gateway``
-shows each of them here and, given a URL, at a real Gateway. ``daemon/cli.py`` and tests start it. It is honest about
+shows each of them here and, given a URL, at a real Gateway. ``daemon/cli`` and tests start it. It is honest about
 what it is not: there is no websocket tunnel; agents never disconnect by themselves. Redis mode is in ``gateway_redis``.
 
 For tests it keeps a ``ledger`` of what really ran and has ``weather`` that can be made bad, also by PUT /dev/weather.

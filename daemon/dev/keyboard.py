@@ -1,6 +1,6 @@
 """The person at the terminal, asked without a thread: the event loop goes on, and a cancellation ends the question.
 
-Called by ``demo``, which asks only where standard input and output are a terminal, and by ``screen``.
+Called by ``demo`` and ``run watch``, which ask only where standard input and output are a terminal, and by ``screen``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 import os
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-_ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
+_ANSWERS = {"yes": True, "no": False}
 
 
 def without_echo() -> Callable[[], None]:
@@ -27,16 +27,26 @@ def without_echo() -> Callable[[], None]:
 
 
 async def yes_or_no(question: str) -> bool:
-    """Asks until the answer is one; an end of input (Ctrl-D) is a no. Keys pressed before the question do not count."""
+    """Asks until the answer is one; an end of input (Ctrl-D) is a no."""
+    return _ANSWERS[await choose(question, {"y": "yes", "n": "no"}, at_end="no")]
+
+
+async def choose(question: str, answers: Mapping[str, str], *, at_end: str = "later") -> str:
+    """One of the ``answers`` (key → word), given as its key or the word; asks until it is one.
+
+    ``at_end`` stands for the end of input (Ctrl-D). Keys pressed before the question do not count.
+    """
     keyboard = sys.stdin.fileno()
     termios.tcflush(keyboard, termios.TCIFLUSH)
     while True:
-        sys.stdout.write(f"{question} [y/n] ")
+        sys.stdout.write(f"{question} [{'/'.join(answers)}] ")
         sys.stdout.flush()
         line = await _line(keyboard)
-        answer = False if not line else _ANSWERS.get(line.decode(errors="replace").strip().lower())
-        if answer is not None:
-            return answer
+        if not line:
+            return at_end
+        said = line.decode(errors="replace").strip().lower()
+        if said in answers or said in answers.values():
+            return answers.get(said, said)
 
 
 async def _line(keyboard: int) -> bytes:

@@ -1,6 +1,6 @@
 """An agent that puts real MCP servers behind the dev Gateway, as the real agent does.
 
-``daemon/cli.py`` and tests make one from an ``mcpServers`` object. Tools are named ``{server}__{tool}``; a server that
+``daemon/cli`` and tests make one from an ``mcpServers`` object. Tools are named ``{server}__{tool}``; a server that
 cannot be started, or dies, costs only its own tools. It never writes to the terminal and never judges annotations: they
 travel with the tool list for others to judge.
 """

@@ -1,6 +1,6 @@
 """Reading the ``mcpServers`` JSON that MCP hosts use, with errors that say what to do.
 
-``daemon/cli.py``, ``mcp_agent`` and tests call this. It never starts anything and reads no environment.
+``daemon/cli``, ``mcp_agent`` and tests call this. It never starts anything and reads no environment.
 
     {"mcpServers": {"git": {"command": "uvx", "args": ["mcp-server-git"], "env": {"KEY": "value"}, "cwd": "/there"}}}
 

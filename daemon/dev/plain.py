@@ -1,6 +1,7 @@
 """The demo told as plain text, line by line: for pipes, CI logs and terminals that can do no more.
 
-``demo`` uses it where there is no terminal; ``screen`` tells the same story where there is one. No control codes.
+``demo`` and ``run watch`` use it where there is no terminal; ``screen`` tells the same story where there is one. No
+control codes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Self, assert_never
 
 from daemon.dev.story import News, Step, Story, duration
+
+DECIDED = {"rejected": "rejected", "skipped": "skipped", "done": "marked done"}
+"""What a person said of a step, by the state it is in since."""
 
 
 class Plain:
@@ -46,7 +50,7 @@ class Plain:
             case "waits":
                 self._write("     waits for approval")
             case "decided":
-                self._write("     rejected" if step.state == "rejected" else "     approved")
+                self._write(f"     {DECIDED.get(step.state, 'approved')}")
             case "ended":
                 self._ended(step)
             case never:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from daemon.dev.keyboard import without_echo
+from daemon.dev.plain import DECIDED
 from daemon.dev.story import News, Step, Story, duration, tells_share
 
 FRAME_S = 0.08
@@ -80,8 +81,9 @@ class Screen:
             case "begun":
                 self._begun = time.monotonic()
                 self._tail.clear()
-            case "decided" if step.state == "rejected":
-                self._console.print(_line(step, Text("✗", "red"), "rejected", self._story, style="red"))
+            case "decided" if step.state in DECIDED:
+                mark, style = (Text("✗", "red"), "red") if step.state == "rejected" else (Text("↷", "yellow"), "yellow")
+                self._console.print(_line(step, mark, DECIDED[step.state], self._story, style=style))
             case "ended":
                 self._tail.clear()
                 self._console.print(*_over(step, self._story), sep="\n")

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-State = Literal["pending", "waiting", "running", "done", "failed", "rejected"]
+State = Literal["pending", "waiting", "running", "done", "failed", "rejected", "skipped"]
 Told = Literal["begun", "waits", "decided", "said", "ended", "nothing"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SHARE = re.compile(r"\b(\d{1,9})(?: of |/)([1-9]\d{0,8})\b")
 _SERVER_SAYS = re.compile(r"\[[^\]]+\] \(\w+\) (?P<data>\{.*\})")
 _SHORT = 60
+_MOVES_ON = frozenset({"run.resumed", "run.completed", "run.failed", "run.canceled", "step.progress", "step.approved"})
+_MOVES_ON |= {"step.rejected", "step.skipped", "step.completed"}
 _OWN_NOISE = "running tool: "  # the agent's own first words, which the heading of a step has said already
 
 
@@ -51,6 +53,14 @@ class Step:
         return self.fault.splitlines()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pause:
+    """What the run stands still for; each pause is one of its own."""
+
+    reason: str
+    step: Step | None
+
+
 class Story:
     """Folds events. ``outcome`` is None while the run goes on; a pause for more than an approval is an end here."""
 
@@ -61,18 +71,25 @@ class Story:
                 id=step["id"],
                 name=clean(step["name"]),
                 tool=clean(step["tool_config"]["tool_name"]),
-                arguments=step["tool_config"]["arguments"],
-                continues=step["on_error"] == "continue",
+                arguments=step["tool_config"].get("arguments") or {},
+                continues=step.get("on_error") == "continue",
             )
             for number, step in enumerate(spec["steps"], 1)
         ]
         self.outcome: Literal["completed", "failed", "canceled", "paused"] | None = None
         self.why = ""
+        self.pause: Pause | None = None
+        """The pause that stands, if one does."""
         self._by_id = {step.id: step for step in self.steps}
 
     def hear(self, payload: Mapping[str, Any]) -> News:
         """One event's payload, as the API's stream carries it."""
         kind = payload["type"]
+        if kind in _MOVES_ON or payload.get("settles"):
+            self.pause = None
+            self.outcome = None if self.outcome == "paused" else self.outcome
+        elif kind == "step.paused":
+            self.pause = Pause(clean(payload["paused_reason"]), self._by_id.get(payload.get("step_id", "")))
         if kind.startswith("run."):
             return self._run(kind, payload)
         step = self._by_id.get(payload.get("step_id", ""))
@@ -107,6 +124,12 @@ class Story:
             case "step.rejected", _:
                 step.state = "rejected"
                 return News("decided", step)
+            case "step.skipped", _:
+                step.state = "skipped"
+                return News("decided", step)
+            case "step.completed", {"marked": True}:
+                step.state = "done"
+                return News("decided", step)
             case "tool.log", _:
                 return News("said", step, tuple(self._lines(step, payload)))
             case "tool.result", _:
@@ -117,7 +140,7 @@ class Story:
         rest = tuple(_readable(text) for text in step.half_lines.values() if text)
         step.half_lines.clear()
         step.state = "done" if payload["ok"] else "failed"
-        step.duration_ms = payload["duration_ms"]
+        step.duration_ms = payload.get("duration_ms") or 0
         if step.share is not None and payload["ok"]:
             step.share = (step.share[1], step.share[1])
         error = payload.get("error") or {}

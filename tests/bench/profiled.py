@@ -20,7 +20,7 @@ from daemon.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (f"{ROOT}/daemon/", f"{ROOT}/gateway_client/")
-FRAME_OF_THE_LOOP = f"{ROOT}/daemon/cli.py"
+FRAME_OF_THE_LOOP = f"{ROOT}/daemon/cli/process.py"
 PERIOD_S = 0.001
 RESUME = dis.opmap["RESUME"]
 LOOP = ("", 0, "event loop")

@@ -91,14 +91,14 @@ def running(*arguments: str, home: Path, **settings: str) -> Iterator[Command]:
 
 
 @contextmanager
-def at_a_terminal(*arguments: str, home: Path) -> Iterator[tuple[Command, Callable[[str], None]]]:
+def at_a_terminal(*arguments: str, home: Path, **settings: str) -> Iterator[tuple[Command, Callable[[str], None]]]:
     """A command at a terminal of 100 columns and 40 rows, and how to type."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", "daemon", *arguments],
         cwd=home,
-        env=clean_environment() | {"TERM": "xterm-256color"},
+        env=clean_environment(**settings) | {"TERM": "xterm-256color"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -10,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from daemon.auth import authenticate
 from daemon.cli import main
-from tests.cli.command import SECRET
+from tests.cli.command import ROOT, SECRET
 
 SETTINGS = {
     "postgres_url": "postgresql://user:hush@db.example:5432/runwarden",
@@ -138,3 +140,10 @@ def test_quarantine_of_nothing_changes_nothing(database: str) -> None:
         shown = run(*arguments, postgres_url=database)
         assert shown.exit_code == 0
         assert shown.output.startswith("0 unfinished runs")
+
+
+def test_the_command_line_starts_without_what_only_some_commands_need() -> None:
+    heavy = "aiohttp, asyncpg, pydantic, redis, rich, yaml"
+    code = f"import sys, daemon.cli; print([name for name in '{heavy}'.split(', ') if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == "[]"

@@ -117,3 +117,26 @@ def test_hints_say_what_annotations_say_and_no_more() -> None:
     assert hints({"annotations": {"readOnlyHint": True, "destructiveHint": True}}) == "read-only"
     assert hints({"annotations": {"destructiveHint": False, "idempotentHint": True}}) == "additive, idempotent"
     assert hints({"annotations": {"destructiveHint": True, "openWorldHint": True}}) == "destructive, open world"
+
+
+def test_a_pause_stands_until_somebody_moves_the_run_on() -> None:
+    story = Story(SPEC)
+    for event_ in (BEGUN, verdict(ok=False, message="no"), event("step.paused", paused_reason="step_failed")):
+        story.hear(event_)
+    first = story.pause
+    assert first is not None
+    assert (first.reason, first.step, story.outcome) == ("step_failed", story.steps[0], "paused")
+    story.hear(event("run.resumed", paused_reason="step_failed"))
+    assert (story.pause, story.outcome) == (None, None)
+    story.hear(BEGUN)
+    story.hear(event("step.paused", paused_reason="step_failed"))
+    assert story.pause is not first
+    news = story.hear(event("step.skipped"))
+    assert (news.told, story.steps[0].state, story.pause) == ("decided", "skipped", None)
+
+
+def test_a_step_that_a_person_marked_done_is_told_so() -> None:
+    story, told = Story(SPEC), list[str]()
+    plain = Plain(story, told.append)
+    plain.tell(story.hear(event("step.completed", marked=True)))
+    assert told[-1] == "     marked done"

@@ -1,0 +1,98 @@
+"""What commands print: one JSON document, a table, or a run for people. Text of others reaches no terminal raw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+_MARKS = {"success": "✓", "failed": "✗", "rejected": "✗", "running": "▸", "skipped": "↷", "canceled": "✗"}
+_COLOURS = {"success": "green", "completed": "green", "failed": "red", "rejected": "red", "paused": "magenta"}
+_COLOURS |= {"running": "cyan", "canceled": "yellow", "skipped": "yellow"}
+
+
+def document(value: Any) -> None:
+    """The one JSON document of a command."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def line(value: Any) -> None:
+    """One line of NDJSON, at once."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def plain(value: object) -> str:
+    """A value on one line, without control characters."""
+    from daemon.dev.story import clean
+
+    text = {None: "", True: "yes", False: "no"}.get(value, str(value)) if value in (None, True, False) else str(value)
+    return clean(text).replace("\n", " ").replace("\t", " ")
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, none: str) -> None:
+    """Rows under ``columns`` (key → heading): a table at a terminal, else tab-separated lines after their headings."""
+    if not rows:
+        click.echo(none, err=not sys.stdout.isatty())
+        return
+    cells = [[plain(row.get(key)) for key in columns] for row in rows]
+    if not sys.stdout.isatty():
+        for one in ([*columns.values()], *cells):
+            click.echo("\t".join(one))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for number, heading in enumerate(columns.values()):
+        shown.add_column(heading, no_wrap=number == 0, overflow="fold")
+    for one in cells:
+        shown.add_row(*(Text(cell, _COLOURS.get(cell.split(" ")[0], "")) for cell in one))
+    Console(highlight=False).print(shown)
+
+
+def state(run: Mapping[str, Any]) -> str:
+    """A run's status with what it waits for."""
+    reason = run.get("paused_reason") if run["status"] == "paused" else None
+    return f"{run['status']} ({reason})" if reason else str(run["status"])
+
+
+def run(shape: Mapping[str, Any]) -> None:
+    """A run for people: its head, then its steps."""
+    snapshot, status = shape["workflow_snapshot"], state(shape)
+    head = {"run": shape["run_id"], "title": snapshot.get("title"), "status": status, "started": shape["created_at"]}
+    head |= {"updated": shape["updated_at"], "workflow": shape["workflow_id"]}
+    if shape.get("error_code"):
+        head["error"] = f"{shape['error_code']}: {shape.get('error_message') or ''}"
+    for key, value in head.items():
+        click.echo(f"{key:<9} " + click.style(plain(value), _COLOURS.get(str(value).split(" ")[0])))
+    for number, step in enumerate(snapshot["steps"], 1):
+        known = shape["steps_state"].get(step["id"], {"status": "pending", "attempts": []})
+        mark = click.style(_MARKS.get(known["status"], "·"), _COLOURS.get(known["status"]))
+        tries = len(known["attempts"])
+        tried = f", {tries} attempts" if tries > 1 else ""
+        tool = step["tool_config"]["tool_name"]
+        click.echo(f"  {mark} {number}  {plain(step['name'])}  ({plain(tool)})  {known['status']}{tried}")
+        last = known["attempts"][-1] if known["attempts"] else None
+        if last is not None and last["error"] and known["status"] != "success":
+            click.echo(f"       ! {plain(last['error'].get('message') or last['error'].get('code'))}")
+
+
+def next_words(shape: Mapping[str, Any]) -> str:
+    """What a person may do about a run that stands still; empty when it does not."""
+    if shape["status"] != "paused":
+        return ""
+    name = f"runwarden run {{}} {shape['run_id']}"
+    match shape["paused_reason"]:
+        case "awaiting_approval":
+            words = "approve|reject|cancel"
+        case "step_failed":
+            words = "resume|skip|cancel"
+        case "outcome_unknown":
+            return f"Look at what was done, then: {name.format('resume')} --run-again, or skip, or cancel"
+        case _:
+            words = "resume|cancel"
+    return "Next: " + name.format(words)

@@ -1,0 +1,158 @@
+"""``runwarden workflow apply|list|show|archive``: templates, kept in files of YAML or JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daemon.cli import show
+from daemon.cli.connection import Connection, talking
+from daemon.cli.exits import Exit, Told
+
+if TYPE_CHECKING:
+    from daemon.cli.client import Api
+
+_COLUMNS = {"workflow_id": "workflow", "title": "title", "version": "version", "updated_at": "updated"}
+
+
+@click.group()
+def workflow() -> None:
+    """Keep workflows: what runs are made of."""
+
+
+@workflow.command()
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option(
+    "--id", "workflow_id", metavar="ID", help="Change this workflow; otherwise the file's `workflow_id`, if any."
+)
+@click.option("--key", "key", metavar="KEY", help="Idempotency key: the same key never creates a second one.")
+@talking
+def apply(to: Connection, file: Path, workflow_id: str | None, key: str | None) -> None:
+    """Create a workflow from FILE (YAML or JSON; - reads standard input), or change one.
+
+    FILE is a spec (title, steps …), or {title, description, spec}. A `workflow_id` at its top, or --id, changes that
+    workflow: a new version, which later runs use; those under way keep theirs.
+    """
+    body, kept_id = _parts(_read(file))
+    target = workflow_id or kept_id
+
+    async def work(api: Api) -> dict[str, Any]:
+        if target:
+            return await api.put(f"/v1/workflows/{_segment(target)}", body)
+        return (await api.post("/v1/workflows", body, key=key)).body
+
+    made = to.run(work)
+    if to.as_json:
+        show.document(made)
+        return
+    version = f", version {made['version']}" if "version" in made else ""
+    click.echo(f"{'Changed' if target else 'Created'} {made['workflow_id']} ({show.plain(made['title'])}{version})")
+    if not target:
+        click.echo(f"To change it later, put `workflow_id: {made['workflow_id']}` at the top of the file.", err=True)
+    click.echo(f"Start it: runwarden run start {made['workflow_id']}", err=True)
+
+
+@workflow.command("list")
+@click.option("--archived", is_flag=True, help="The archived ones too.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--cursor", help="Where the page before ended (its next_cursor).")
+@talking
+def list_(to: Connection, archived: bool, limit: int, cursor: str | None) -> None:
+    """List your workflows, newest first."""
+
+    async def work(api: Api) -> dict[str, Any]:
+        wanted = "true" if archived else None
+        return await api.get("/v1/workflows", limit=limit, cursor=cursor, archived=wanted)
+
+    page = to.run(work)
+    if to.as_json:
+        show.document(page)
+        return
+    show.table(page["items"], _COLUMNS, none="No workflow yet. Make one: runwarden workflow apply FILE")
+    if page.get("next_cursor"):
+        click.echo(f"More: --cursor {page['next_cursor']}", err=True)
+
+
+@workflow.command("show")
+@click.argument("workflow_id", metavar="WORKFLOW")
+@talking
+def show_(to: Connection, workflow_id: str) -> None:
+    """Show a workflow, as a file that `apply` takes."""
+
+    async def work(api: Api) -> dict[str, Any]:
+        return await api.get(f"/v1/workflows/{_segment(workflow_id)}")
+
+    found = to.run(work)
+    if to.as_json:
+        show.document(found)
+        return
+    import yaml
+
+    kept = {"workflow_id": found["workflow_id"]} | found["spec"]
+    click.echo(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _segment(text: str) -> str:
+    """An id as a part of a path, whatever was typed."""
+    from urllib.parse import quote
+
+    return quote(text, safe="")
+
+
+def _parts(given: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The body of the API's call and the id that the file remembers."""
+    kept_id = given.pop("workflow_id", None)
+    if isinstance(given.get("spec"), dict):
+        return given, kept_id
+    body = {"title": given.get("title"), "spec": given}
+    if given.get("description") is not None:
+        body["description"] = given["description"]
+    return body, kept_id
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The object in a file. YAML contains JSON; JSON is read as JSON, which is stricter and faster."""
+    try:
+        with click.open_file(str(file), encoding="utf-8") as opened:
+            text = opened.read()
+    except (OSError, ValueError) as fault:
+        raise _bad(file, str(fault)) from None
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = _yaml(file, text)
+    if not isinstance(given, dict):
+        raise _bad(file, "it holds no object with title and steps")
+    return given
+
+
+def _yaml(file: Path, text: str) -> Any:
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        """YAML as far as JSON goes: a date stays text, and a key that comes twice is a slip."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012 - the shape that PyYAML prescribes
+            first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            doubled = {str(key) for key in keys if keys.count(key) > 1 and key != "<<"}
+            if doubled:
+                raise yaml.constructor.ConstructorError(None, None, f"twice: {', '.join(doubled)}", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return json.loads(json.dumps(yaml.load(text, Strict), allow_nan=False))  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as fault:
+        raise _bad(file, str(fault)) from None
+
+
+def _bad(file: Path, why: str) -> Told:
+    hint = "A workflow is YAML or JSON with a title and steps; docs/cli.md has one to begin with."
+    return Told(f"{file} cannot be read as a workflow: {why}", exit_code=Exit.INVALID, code="bad_file", hint=hint)
