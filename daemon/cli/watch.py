@@ -7,6 +7,7 @@ stands, and is taken back when somebody else answers it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ from daemon.dev.screen import Screen, lively
 from daemon.dev.story import Pause, Story, clean
 
 EXITS = {"completed": Exit.OK, "failed": Exit.RUN_FAILED, "canceled": Exit.RUN_CANCELED}
+
+LATE_S = 0.8
+"""After a pause that ends the watching."""
 
 _LATER = {"l": "later"}
 _QUESTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -134,12 +138,22 @@ class _Watcher:
                 except StopAsyncIteration:
                     return await self._by_status()
                 code = await self._take(message)
+                if code is Exit.RUN_PAUSED:
+                    await self._late(events)
                 if code is not None:
                     return code
                 coming = asyncio.ensure_future(anext(events))
         finally:
             await self._cancelled(coming)
             await self._take_back()
+
+    async def _late(self, events: Any) -> None:
+        """A log's last lines may come after the verdict that they led to."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LATE_S):
+                async for message in events:
+                    if message["type"] == "run.event":
+                        self._view.hear(message)
 
     async def _take(self, message: dict[str, Any]) -> Exit | None:
         """One message; an exit code when nothing more is to come."""
