@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from daemon.fabric.client import script
+from daemon.fabric.line import Command, Line
 from daemon.store.pool import Pool
 from tests.patience import eventually
 from tests.runtime.harness import Rig, count, step
@@ -84,6 +88,33 @@ async def test_a_step_costs_one_commit_and_the_same_rows_in_a_run_of_any_length(
         "workflow_run_attempts": steps,
         "workflow_run_events": 0,
     }
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+async def test_a_step_costs_one_exchange_with_redis_and_one_call(
+    rig: Rig, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its letters are handed over in memory; what is left is the word to the watchers. Gateway calls: one a step."""
+    scripts = {script(name).sha: name for name in ("append", "after")}
+    asked: Counter[str] = Counter()
+    real = Line.ask
+
+    async def counted(line: Line, *commands: Command, within_s: float = 0.0) -> list[Any]:
+        for name, detail, *_ in commands:
+            if (name, detail) != ("XREAD", "BLOCK"):  # the doorbell, asked once a second
+                asked[scripts.get(str(detail), str(name))] += 1
+        return await real(line, *commands, within_s=within_s)
+
+    monkeypatch.setattr(Line, "ask", counted)
+    node = await rig.start(log_hold_s=5, stale_after_s=60)
+    invoked = count("runwarden_gateway_calls_total", verb="invoke", outcome="sent", gateway="default")
+    run_id = await rig.create(*(step(f"s{number}") for number in range(steps)), ring=False)
+    await rig.until(run_id, "completed")
+    await node.crash()
+    asked.pop("SCRIPT", None)  # a server that did not know them
+    assert asked == {"after": steps + 1}
+    assert count("runwarden_gateway_calls_total", verb="invoke", outcome="sent", gateway="default") == invoked + steps
+    rig.never_twice(steps)
 
 
 async def test_many_runs_share_commits(rig: Rig) -> None:
