@@ -1,4 +1,7 @@
-"""What travels between the Gateway and its clients, as frozen values.
+"""What travels between the Gateway and its clients, as values.
+
+`Invocation` and `Envelope` are not frozen, though nobody changes one: each step makes four, and setting the fields of a
+frozen dataclass costs more than all the rest (reading an envelope takes 3.4 instead of 4.8 µs).
 
 Anyone may import it. Parsing is tolerant, because events come from other people's machines: what is missing or of the
 wrong type becomes empty, and nothing here raises for bad input. It never converts values inside payloads: big integers
@@ -15,7 +18,7 @@ import orjson
 _HINTS: Final = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Invocation:
     """One call of one tool. `timeout_ms` of 0 or less means no timeout at the agent."""
 
@@ -81,7 +84,7 @@ class ToolInfo:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Envelope:
     """One event of the Gateway. `ts` is unix seconds, 0 when absent; absent texts are empty."""
 

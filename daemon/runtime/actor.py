@@ -37,7 +37,7 @@ Caution = Literal["none", "alone", "singly"]
 left. So the letter that is at fault is found, and nothing else is set aside."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Turn:
     """What one turn wants: perhaps a commit, and then these letters deleted; kept elsewhere first, if ``aside``."""
 

@@ -289,8 +289,8 @@ class Host:
                 await self._inbox.after(folded, said)
             except FabricUnavailable as fault:
                 log.warning("watchers were not told, letters stay: both repair themselves", fault=str(fault))
-            for actor in dict.fromkeys(turn.actor for turn in turns):
-                self._rest(actor)
+            for actor, moved in {turn.actor: turn.transition is not None for turn in turns}.items():
+                self._rest(actor, owes=not moved)  # what a commit left owed was sent as it came back
 
     async def _set_aside(self, turns: list[Turn]) -> list[Turn]:
         """Keep what is set aside; while Postgres is away it stays in the inbox, and is found again."""
@@ -334,12 +334,13 @@ class Host:
                 self._residents.drop(turn.actor, turn.entries)
         return [turn for turn in turns if turn.transition is not None or turn.actor.id in held]
 
-    def _rest(self, actor: Actor) -> None:
+    def _rest(self, actor: Actor, *, owes: bool = True) -> None:
         """The turn is over: send what is owed, set the alarms, and let the run go when it only waits."""
         actor.rests += 1
         if self._residents.get(actor.id) is not actor:
             return
-        self._send_owed(actor)
+        if owes:
+            self._send_owed(actor)
         if self._may_leave(actor):
             self._ownership.let_go(actor)
             return
