@@ -102,15 +102,16 @@ class Envelope:
         told = _load(raw)
         if not isinstance(told, dict):
             return None
-        kind, version = told.get("type"), told.get("v")
-        if not (isinstance(kind, str) and kind and _integer(version) > 0):
+        get = told.get
+        kind, agent_id, req_id, payload = get("type"), get("agent_id"), get("req_id"), get("payload")
+        if not (isinstance(kind, str) and kind and _integer(get("v")) > 0):
             return None
         return cls(
             type=kind,
-            agent_id=_text(told.get("agent_id")),
-            req_id=_text(told.get("req_id")),
-            ts=_integer(told.get("ts")),
-            payload=_mapping(told.get("payload")),
+            agent_id=agent_id if isinstance(agent_id, str) else "",
+            req_id=req_id if isinstance(req_id, str) else "",
+            ts=_integer(get("ts")),
+            payload=payload if isinstance(payload, dict) else {},
             raw=raw if isinstance(raw, bytes) else raw.encode(errors="replace"),
         )
 

@@ -20,7 +20,7 @@ class Turnstile:
         self._in_all = in_all
         self._per_agent = min(per_agent or in_all, in_all)
         self._patience_s = patience_s
-        self._places = asyncio.Semaphore(in_all)
+        self._places = _Places(in_all)
         self._lanes: dict[str, _Lane] = {}
         self._waiting: set[asyncio.Timeout] = set()
         self._shut = False
@@ -47,8 +47,8 @@ class Turnstile:
         if lane.places.locked() or self._places.locked():
             return False
         lane.users += 1
-        _take(lane.places)
-        _take(self._places)
+        lane.places.take()
+        self._places.take()
         return True
 
     def leave(self, agent_id: str) -> None:
@@ -98,13 +98,16 @@ class Turnstile:
         return NotSent("agent_busy", f"{self._per_agent} calls to {agent_id} wait for the Gateway's answer already")
 
 
-def _take(places: asyncio.Semaphore) -> None:
-    """A place of a semaphore that is not locked: its coroutine ends at its first step."""
-    with contextlib.suppress(StopIteration):
-        places.acquire().send(None)
+class _Places(asyncio.Semaphore):
+    """A semaphore of which a place may be taken without waiting, where one is free."""
+
+    def take(self) -> None:
+        """Only where it is not `locked`: its coroutine then ends at its first step."""
+        with contextlib.suppress(StopIteration):
+            self.acquire().send(None)
 
 
 class _Lane:
     def __init__(self, places: int) -> None:
-        self.places = asyncio.Semaphore(places)
+        self.places = _Places(places)
         self.users = 0  # that call the agent, or wait to

@@ -61,6 +61,18 @@ AboutACall: TypeAlias = (
     | AttemptSettled
 )
 
+_ABOUT_A_CALL = (
+    AttemptIntended,
+    AttemptSent,
+    AttemptUnsent,
+    AttemptRunning,
+    LogAppended,
+    AttemptCanceling,
+    AttemptEnded,
+    EvidenceFound,
+    AttemptSettled,
+)
+
 V0_RESULT_STATE: dict[Outcome, str] = {
     "done": "done",
     "failed": "failed",
@@ -87,9 +99,9 @@ _FRAME = (
 
 def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
     """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
+    if isinstance(event, _ABOUT_A_CALL):  # most events are, and a chain of patterns would look at the others first
+        return _attempt_payload(event, run, at)
     body: dict[str, Any] = {"type": event.type, "run_id": name_of(run.id)}
-    if isinstance(event, AboutACall):  # most events are, and a chain of patterns would look at the others first
-        return body | _attempt_payload(event, run, at)
     match event:
         case RunCreated():
             body |= {"workflow_id": str(run.workflow_id), "title": event.title, "steps": event.steps, "by": event.by}
@@ -153,6 +165,8 @@ def _attempt_payload(
     assert attempt is not None  # noqa: S101 - evolve has refused events about attempts it does not know
     step = run.spec.steps[attempt.step_index]
     body: dict[str, Any] = {
+        "type": event.type,
+        "run_id": name_of(run.id),
         "step_id": step.id,
         "req_id": event.req_id,
         "agent_id": step.tool_config.agent_id,
@@ -166,15 +180,16 @@ def _attempt_payload(
         case AttemptSent():
             pass
         case AttemptRunning():
-            body |= {"state": "running"}
+            body["state"] = "running"
         case AttemptUnsent():
             body |= {"reason": event.reason, "message": event.detail, "retry_at": event.retry_at}
         case AttemptCanceling():
             body |= {"reason": event.reason, "until": event.until}
         case LogAppended():
-            body |= {"channel": event.channel, "data": event.data}
-            body |= {"dropped_bytes": event.dropped_bytes, "dropped_lines": event.dropped_lines}
-            body |= {"mark": [event.mark.term, event.mark.number]} if event.mark else {}
+            body["channel"], body["data"] = event.channel, event.data
+            body["dropped_bytes"], body["dropped_lines"] = event.dropped_bytes, event.dropped_lines
+            if event.mark:
+                body["mark"] = [event.mark.term, event.mark.number]
         case AttemptEnded():
             body |= _result_payload(event, attempt, at)
         case EvidenceFound():
@@ -239,7 +254,7 @@ def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
         return None
     body = envelope.get("payload")
     body = body if isinstance(body, dict) else {}
-    if b"\\u0000" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+    if b"\\u0000" in raw or (len(raw) > MAX_DEPTH and raw.count(b"{") + raw.count(b"[") > MAX_DEPTH):
         body = storable(body)
     return letter(str(envelope.get("type")), ReqId(envelope["req_id"]), body, mark)
 

@@ -141,20 +141,22 @@ class Host:
                 self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
                 await asyncio.sleep(RETRY_S)
                 continue
+            heard = self._weather.all_heard
             for actor in actors:
                 entries = letters.get(actor.id, [])
                 if len(entries) >= self._inbox.read_limit:  # more letters wait, and their bells have rung already
                     actor.rung, actor.unread = actor.rung or "h", True
                 mail, actor.mail = actor.mail, []
-                self._turn(actor, [*entries, *mail], commands.get(actor.id, []))  # what lay in the inbox came first
+                # What lay in the inbox came first.
+                self._turn(actor, [*entries, *mail] if entries else mail, commands.get(actor.id, []), all_heard=heard)
 
-    def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command]) -> None:
+    def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], *, all_heard: bool) -> None:
         telemetry.turns.inc()
         facts = Facts(
             epoch=actor.epoch,
             gateway_ready=self._intending,
             limits=self._limits,
-            unheard=frozenset() if self._weather.all_heard else self._weather.unheard(needs(actor.run).agents),
+            unheard=frozenset() if all_heard else self._weather.unheard(needs(actor.run).agents),
             hints=self._tools.hints,
         )
         letters, commands = self._cautiously(actor, letters, commands)

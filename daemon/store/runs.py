@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -105,8 +106,7 @@ class RunItem:
     finished_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepView:
+class StepView(NamedTuple):
     """One step that something happened to; times are epoch ms."""
 
     step_id: str
@@ -118,8 +118,7 @@ class StepView:
     note: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptView:
+class AttemptView(NamedTuple):
     """One attempt; ``error`` and ``result`` are JSON texts, times are epoch ms."""
 
     step_index: int
