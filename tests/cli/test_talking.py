@@ -193,3 +193,27 @@ async def test_a_token_that_expires_ends_the_watching_with_what_to_do(live: Stac
     told = await ann.says("run", "watch", run_id)
     assert told.exit_code == 4, told.output
     assert "RUNWARDEN_TOKEN" in told.stderr
+
+
+async def test_a_file_renews_its_workflow_and_lists_tell_of_what_there_is(ann: Person) -> None:
+    workflow_id = await applied(ann, SPEC)
+    file = ann.home / "workflow.yaml"
+    file.write_text(f"workflow_id: {workflow_id}\n{SPEC.replace('Two steps', 'Still two')}")
+    assert (await ann.gets("workflow", "apply", str(file)))["version"] == 2
+    shown = await ann.says("workflow", "show", workflow_id)
+    assert "description: Still two" in shown.stdout
+    listed = await ann.says("workflow", "list")
+    assert listed.stdout.splitlines()[1].startswith(f"{workflow_id}\tCafé\t2\t")
+
+    run_id = (await ann.says("run", "start", workflow_id)).stdout.strip()
+    assert (await ann.says("run", "watch", run_id, "--until-pause")).exit_code == 12
+    paused = await ann.gets("run", "list", "--status", "paused")
+    assert [(one["run_id"], one["title"], one["step_count"]) for one in paused["items"]] == [(run_id, "Café", 2)]
+    assert (await ann.gets("run", "list", "--status", "failed"))["items"] == []
+
+
+async def test_the_same_key_starts_one_run(ann: Person) -> None:
+    workflow_id = await applied(ann, SPEC)
+    runs = {(await ann.says("run", "start", workflow_id, "--key", "once")).stdout.strip() for _ in range(2)}
+    assert len(runs) == 1
+    assert len((await ann.gets("run", "list"))["items"]) == 1
