@@ -24,8 +24,9 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
-    api/        app (all routes), gate, workflows, runs, decisions, verdicts, feed, stream, ops; ``front`` puts
-                them together
+    api/        app (all routes, each with its declaration), gate, workflows, runs, decisions, bulk, verdicts, feed,
+                stream, ops; contract, intake, answers and openapi make a declaration validate and document; pages,
+                selection and repeats (Idempotency-Key) are shared; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, errors, counting, telemetry, auth are small and stand alone
