@@ -30,7 +30,7 @@ from daemon.dev.story import Pause, Story, clean
 EXITS = {"completed": Exit.OK, "failed": Exit.RUN_FAILED, "canceled": Exit.RUN_CANCELED}
 
 LATE_S = 0.8
-"""After a pause that ends the watching."""
+"""After a pause, or an end that came just now, that ends the watching."""
 
 _LATER = {"l": "later"}
 _QUESTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -138,7 +138,7 @@ class _Watcher:
                 except StopAsyncIteration:
                     return await self._by_status()
                 code = await self._take(message)
-                if code is Exit.RUN_PAUSED:
+                if code is Exit.RUN_PAUSED or (code is not None and message["type"] == "run.event"):
                     await self._late(events)
                 if code is not None:
                     return code
