@@ -51,6 +51,7 @@ def test_every_command_of_the_page_does_what_the_page_says(
         url, token = (re.search(line, panel, re.MULTILINE) for line in (r"^API +(\S+)", r"^export TOKEN=(\S+)$"))
         assert url, panel
         assert token, panel
+        assert "offers no tools" not in panel
         type_all(page.blocks, home, url=url[1], token=token[1])
         assert dev.signalled(signal.SIGINT) == 0
     for number, block in enumerate(page.blocks):
