@@ -12,6 +12,8 @@ from daemon.cli.exits import Exit
 from daemon.cli.process import on_signals, run_loop
 from daemon.errors import SetupError
 
+_as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+
 
 @click.command()
 @click.option("--role", type=click.Choice(["front", "runner", "both"]), help="Otherwise RUNWARDEN_ROLE, or both.")
@@ -44,7 +46,8 @@ def serve(role: str | None) -> None:
 @click.command()
 @click.option("--rollback-all", is_flag=True, hidden=True, help="Remove every table, and with them every run.")
 @click.option("--yes", is_flag=True, hidden=True, help="Do not ask before --rollback-all.")
-def migrate(rollback_all: bool, yes: bool) -> None:
+@_as_json
+def migrate(rollback_all: bool, yes: bool, as_json: bool) -> None:
     """Bring the schema up to date.
 
     In the database at RUNWARDEN_POSTGRES_URL; safe to repeat, and to run on several machines at once.
@@ -56,6 +59,9 @@ def migrate(rollback_all: bool, yes: bool) -> None:
     if rollback_all and not yes:
         click.confirm(f"This removes every workflow and every run in {mask(url)}. Go on?", abort=True)
     moved = apply(url, rollback_all=rollback_all)
+    if as_json:
+        click.echo(json.dumps({"rolled_back" if rollback_all else "applied": moved}))
+        return
     for name in moved:
         click.echo(f"{'rolled back' if rollback_all else 'applied'} {name}")
     if not moved:
@@ -64,7 +70,8 @@ def migrate(rollback_all: bool, yes: bool) -> None:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Do it; without this it only counts.")
-def quarantine(yes: bool) -> None:
+@_as_json
+def quarantine(yes: bool, as_json: bool) -> None:
     """Park every unfinished run after a restore.
 
     For a database (at RUNWARDEN_POSTGRES_URL) that was restored from a backup or lost commits in a failover: before the
@@ -78,7 +85,12 @@ def quarantine(yes: bool) -> None:
     census = run_loop(lambda: park(url, really=yes))
     if census is None:
         sys.exit(Exit.INTERRUPTED)
-    for (status, reason), runs in sorted(census.runs.items(), key=str):
+    counted = sorted(census.runs.items(), key=str)
+    if as_json:
+        told = [{"status": status, "paused_reason": reason, "runs": runs} for (status, reason), runs in counted]
+        click.echo(json.dumps({"parked": yes, "unfinished": told, "unreadable": census.unreadable}))
+        sys.exit(1 if census.unreadable else 0)
+    for (status, reason), runs in counted:
         click.echo(f"{runs:6}  {status}" + (f", {reason}" if reason else ""))
     click.echo(f"{sum(census.runs.values())} unfinished runs {'were' if yes else 'would be'} parked.")
     if census.unreadable:
@@ -89,7 +101,7 @@ def quarantine(yes: bool) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@_as_json
 def config(as_json: bool) -> None:
     """Show the settings in force, secrets masked."""
     from daemon.config import effective, load
@@ -101,7 +113,8 @@ def config(as_json: bool) -> None:
 @click.command()
 @click.option("--sub", default="dev", show_default=True, help="The user: 1 to 255 characters.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True, help="Its life.")
-def token(sub: str, hours: float) -> None:
+@_as_json
+def token(sub: str, hours: float, as_json: bool) -> None:
     """Print a bearer token, for development.
 
     It is signed with RUNWARDEN_JWT_SECRET, which must be that of the node it is for.
@@ -117,8 +130,9 @@ def token(sub: str, hours: float) -> None:
             "RUNWARDEN_JWT_SECRET. (`runwarden dev` prints a token of its own.)"
         ) from None
     made = mint(sub, secret, lifetime_s=max(1, int(hours * 3600)))
-    authenticate(f"Bearer {made}", secret)  # refuses a `sub` that the API would refuse
-    click.echo(made)
+    caller = authenticate(f"Bearer {made}", secret)  # refuses a `sub` that the API would refuse
+    shown = {"token": made, "sub": caller.user_id, "expires_at": caller.expires_at}
+    click.echo(json.dumps(shown) if as_json else made)
 
 
 COMMANDS = (serve, migrate, quarantine, config, token)

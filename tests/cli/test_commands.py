@@ -72,6 +72,17 @@ def test_token_mints_what_the_api_accepts() -> None:
     assert caller.user_id == "ada@example"
 
 
+def test_operators_commands_speak_json(bare_database: str) -> None:
+    token = json.loads(run("token", "--sub", "ada", "--json", jwt_secret=SECRET).stdout)
+    caller = authenticate(f"Bearer {token['token']}", SECRET)
+    assert (token["sub"], token["expires_at"]) == ("ada", caller.expires_at)
+    applied = json.loads(run("migrate", "--json", postgres_url=bare_database).stdout)["applied"]
+    assert applied[0] == "0001.workflows"
+    assert json.loads(run("migrate", "--json", postgres_url=bare_database).stdout) == {"applied": []}
+    census = json.loads(run("quarantine", "--json", postgres_url=bare_database).stdout)
+    assert census == {"parked": False, "unfinished": [], "unreadable": 0}
+
+
 def test_token_without_the_secret_says_what_to_do() -> None:
     refused = run("token")
     assert refused.exit_code == 1
