@@ -38,6 +38,8 @@ class GatewayDispatch:
         self._questions: set[asyncio.Task[None]] = set()
         """Those of the tasks that the next owner repeats: inquiries and cancels."""
         self._draining = False
+        self._posts = 0
+        """Invokes written and not answered yet."""
         self._only = next(iter(gateways.clients))
         """The Gateway of calls that are begun at once."""
 
@@ -97,10 +99,10 @@ class GatewayDispatch:
     def _invoke_at_once(self, effect: Invoke, permit: Permit, answer: Answer) -> bool:
         """Whether the call needed no task: it was written, or surely never will be."""
         started = time.monotonic()
-        telemetry.open_posts.inc()
+        self._count_post(1)
 
         def over(fault: ProvenUnsent | MaybeSent | None) -> None:
-            telemetry.open_posts.dec()
+            self._count_post(-1)
             answer(_told(effect, fault, self._only, started))
 
         try:
@@ -112,12 +114,12 @@ class GatewayDispatch:
             asyncio.get_running_loop().call_soon(over, fault)
             return True
         except Exception as fault:  # noqa: BLE001 - an unforeseen fault proves nothing; the deadline decides
-            telemetry.open_posts.dec()
+            self._count_post(-1)
             log.exception("dispatch failed", effect="Invoke", fault=str(fault))
             asyncio.get_running_loop().call_soon(answer, None)
             return True
         if call is None:
-            telemetry.open_posts.dec()
+            self._count_post(-1)
             return False
         self._tasks.add(call)
         call.add_done_callback(self._tasks.discard)
@@ -127,7 +129,7 @@ class GatewayDispatch:
         started = time.monotonic()
         fault: ProvenUnsent | MaybeSent | None = None
         gateway = ""
-        telemetry.open_posts.inc()
+        self._count_post(1)
         try:
             gateway = await self._gateways.invoke(
                 _invocation(effect), may_send=partial(self._may_send, permit), headers=trace_headers()
@@ -135,8 +137,13 @@ class GatewayDispatch:
         except (ProvenUnsent, MaybeSent) as known:
             fault = known
         finally:
-            telemetry.open_posts.dec()
+            self._count_post(-1)
         return _told(effect, fault, gateway, started)
+
+    def _count_post(self, by: int) -> None:
+        """Set, not added to: a node that was killed within a process of several never takes its own back."""
+        self._posts += by
+        telemetry.open_posts.set(self._posts)
 
     def _may_send(self, permit: Permit) -> bool:
         return not self._draining and permit()
