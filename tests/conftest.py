@@ -24,8 +24,10 @@ from daemon.fabric.client import Client, open_client
 from daemon.fabric.keys import Keys
 from daemon.store.migrate import migrate
 from daemon.store.pool import Pool, open_pool
+from tests.free_agents import FREE_AGENTS
 
 TEMPLATE = "migrated"
+STRICT_TEMPLATE = "strict"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 2 << 30
 _numbers = count(1)
@@ -67,12 +69,15 @@ def admin(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(scope="session")
 def template(postgres: EmbeddedPostgres, admin: psycopg.Connection) -> str:
-    """The name of a migrated database to clone; nobody may stay connected to it."""
+    """The name of a migrated database to clone, whose agents are free; nobody may stay connected to it."""
     admin.execute(f"CREATE DATABASE {TEMPLATE}")
     url = url_of(postgres, TEMPLATE)
     migrate(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION pg_stat_statements")
+    admin.execute(f"CREATE DATABASE {STRICT_TEMPLATE} TEMPLATE {TEMPLATE}")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(FREE_AGENTS)
     return TEMPLATE
 
 
@@ -93,6 +98,15 @@ def database(postgres: EmbeddedPostgres, admin: psycopg.Connection, template: st
     """The URL of a migrated, empty database of this test's own."""
     name = f"test_{next(_numbers)}"
     admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    yield url_of(postgres, name)
+    admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def strict_database(postgres: EmbeddedPostgres, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    """As ``database``, but no agent belongs to anybody: for tests of who may do what."""
+    name = f"test_{next(_numbers)}"
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE {STRICT_TEMPLATE} STRATEGY file_copy")
     yield url_of(postgres, name)
     admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

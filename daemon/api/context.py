@@ -9,7 +9,7 @@ from aiohttp import web
 
 from daemon.api.feed import Feed
 from daemon.api.verdicts import Bell, Verdicts
-from daemon.auth import Caller
+from daemon.auth.caller import Caller, Origin
 from daemon.config import Http
 from daemon.store.commands import Commands
 from daemon.store.log import EventLog
@@ -42,4 +42,5 @@ class Context:
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+ORIGIN: web.RequestKey[Origin] = web.RequestKey("origin", Origin)
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")

@@ -14,7 +14,9 @@ from typing import Any, TypeAlias, get_type_hints
 from aiohttp import web
 from pydantic import BaseModel
 
+from daemon.api.context import CALLER
 from daemon.api.intake import read_body, read_headers, read_path, read_query
+from daemon.auth.caller import Role
 
 Problems: TypeAlias = Mapping[int, tuple[str, ...]]
 """Codes by status."""
@@ -41,6 +43,8 @@ class Route:
     problems: Problems = field(default_factory=dict)
     open: bool = False
     """Whether anybody may ask, without a token."""
+    role: Role = "viewer"
+    """What a caller's token must give them; an admin's gives all."""
 
     @property
     def name(self) -> str:
@@ -59,6 +63,8 @@ class Route:
 
         async def serve(request: web.Request) -> web.StreamResponse:
             given: dict[str, Any] = {}
+            if not self.open:
+                request[CALLER].require(self.role)
             if "path" in takes:
                 given["path"] = read_path(request, takes["path"])
             if "query" in takes:

@@ -13,13 +13,17 @@ import orjson
 from aiohttp import web
 
 from daemon import telemetry
-from daemon.api.context import CALLER, CONTEXT
-from daemon.auth import Caller, admit, authenticate
+from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.auth.caller import Caller, Origin
+from daemon.auth.tickets import admit
+from daemon.auth.tokens import authenticate
 from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, WorldError
 from daemon.telemetry import log, span
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+MAX_CLIENT = 300
+"""Characters kept of a ``User-Agent``."""
 EVENTS = "/v1/workflow-runs/{run_id}/events"
 """The stream: it takes as long as its client likes, and a ticket opens it as well as a token."""
 
@@ -45,7 +49,8 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if request.path not in OPEN_PATHS:
-            request[CALLER] = _caller(request)
+            request[CALLER] = caller = _caller(request)
+            request[ORIGIN] = _origin(request, caller)
         return await handler(request)
     except RunwardenError as fault:
         if not isinstance(fault, CallerError):
@@ -71,6 +76,19 @@ def _caller(request: web.Request) -> Caller:
     if authorization is None and ticket is not None and resource is not None and resource.canonical == EVENTS:
         return admit(ticket, request.match_info["run_id"], secret)
     return authenticate(authorization, secret)
+
+
+def _origin(request: web.Request, caller: Caller) -> Origin:
+    """For the audit: who, and over which connection."""
+    client = request.headers.get("User-Agent")
+    return Origin(
+        actor=caller.user_id,
+        roles=tuple(sorted(caller.roles)),
+        groups=tuple(sorted(caller.groups)),
+        via=caller.via,
+        address=request.remote,
+        client=client[:MAX_CLIENT] if client is not None else None,
+    )
 
 
 def problem(fault: RunwardenError) -> web.Response:

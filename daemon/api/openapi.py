@@ -29,6 +29,7 @@ from daemon.api.contract import Problems, Route, merged
 
 _REF = "#/components/schemas/"
 _TOKEN: Problems = {401: ("unauthenticated", "token_invalid", "token_expired")}
+_ROLE: Problems = {403: ("role_required",)}
 _TICKET: Problems = {401: ("ticket_invalid", "ticket_expired")}
 _OURS: Problems = {500: ("internal_error",), 503: ("store_unavailable", "fabric_unavailable")}
 _BODY: Problems = {
@@ -98,6 +99,7 @@ def problems_of(route: Route) -> Problems:
     return merged(
         route.problems,
         _TOKEN,
+        _ROLE if route.role != "viewer" else {},
         _OURS,
         _TICKET if tickets else {},
         _BODY if "body" in takes else {},

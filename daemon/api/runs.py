@@ -19,7 +19,7 @@ from daemon.api.repeats import Repeatable, once
 from daemon.api.selection import Selection
 from daemon.api.shapes import json_response, moment, run_item, run_shape
 from daemon.api.workflows import missing
-from daemon.auth import ticket_for
+from daemon.auth.tickets import ticket_for
 from daemon.errors import Conflict, NotFound
 from daemon.machine.commands import RunId
 from daemon.machine.spec import MAX_RUN_TIMEOUT_MS

@@ -119,7 +119,7 @@ def token(sub: str, hours: float, as_json: bool) -> None:
 
     It is signed with RUNWARDEN_JWT_SECRET, which must be that of the node it is for.
     """
-    from daemon.auth import authenticate, mint
+    from daemon.auth.tokens import authenticate, mint
     from daemon.config import load_group
 
     try:

@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 import psycopg
 import redis
 
-from daemon.auth import mint
+from daemon.auth.tokens import mint
 from daemon.config import load
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from daemon.dev.envelope import Json

@@ -18,7 +18,7 @@ import aiohttp
 import asyncpg
 
 from daemon.api.context import CONTEXT, Context
-from daemon.auth import mint
+from daemon.auth.tokens import mint
 from daemon.config import Settings, load
 from daemon.dev.agent import Emit
 from daemon.dev.envelope import Json

@@ -8,7 +8,8 @@ from typing import Any
 import jwt
 import pytest
 
-from daemon.auth import TICKET_S, Caller, _ticket_key, ticket_for
+from daemon.auth.caller import Caller
+from daemon.auth.tickets import TICKET_S, _ticket_key, ticket_for
 from tests.api.answers import assert_problem
 from tests.api.harness import SECRET, Answer, Stack, Watch, step
 

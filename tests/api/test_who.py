@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import yarl
 
-from daemon.auth import mint
+from daemon.auth.tokens import mint
 from tests.api.answers import assert_problem, stored
 from tests.api.harness import SECRET, Answer, Stack, step
 from tests.patience import eventually

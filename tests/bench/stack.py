@@ -27,7 +27,7 @@ import orjson
 import psutil
 import redis.asyncio
 
-from daemon.auth import mint
+from daemon.auth.tokens import mint
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from daemon.fabric.keys import Keys
 from daemon.store.migrate import migrate

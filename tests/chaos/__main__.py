@@ -21,7 +21,7 @@ import aiohttp
 import asyncpg
 import uvloop
 
-from daemon.auth import mint
+from daemon.auth.tokens import mint
 from tests.api.harness import SECRET
 from tests.chaos.evidence import Evidence, figures, gather, read_ledger, story
 from tests.chaos.people import Doors, People

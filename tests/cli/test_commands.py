@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from daemon.auth import authenticate
+from daemon.auth.tokens import authenticate
 from daemon.cli import main
 from tests.cli.command import ROOT, SECRET
 

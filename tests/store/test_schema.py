@@ -186,22 +186,22 @@ def _shape(url: str) -> dict[str, list[Any]]:
     return {name: sorted(map(str, rows)) for name, rows in ours.items()}
 
 
-def test_every_migration_rolls_back_to_nothing_and_forward_to_the_same(database: str) -> None:
-    before = _shape(database)
+def test_every_migration_rolls_back_to_nothing_and_forward_to_the_same(strict_database: str) -> None:
+    before = _shape(strict_database)
     assert before["columns"]
-    back = migrate(database, rollback_all=True)
-    assert not any(_shape(database).values())
-    assert missing(database) == back[::-1]
-    assert migrate(database) == back[::-1]
-    assert _shape(database) == before
-    assert missing(database) == []
-    assert migrate(database) == []
+    back = migrate(strict_database, rollback_all=True)
+    assert not any(_shape(strict_database).values())
+    assert missing(strict_database) == back[::-1]
+    assert migrate(strict_database) == back[::-1]
+    assert _shape(strict_database) == before
+    assert missing(strict_database) == []
+    assert migrate(strict_database) == []
 
 
-def test_nodes_that_migrate_at_once_do_it_once(database: str) -> None:
-    before = _shape(database)
-    every = migrate(database, rollback_all=True)[::-1]
+def test_nodes_that_migrate_at_once_do_it_once(strict_database: str) -> None:
+    before = _shape(strict_database)
+    every = migrate(strict_database, rollback_all=True)[::-1]
     with ThreadPoolExecutor(3) as threads:
-        moved = list(threads.map(migrate, [database] * 3))
+        moved = list(threads.map(migrate, [strict_database] * 3))
     assert sorted(moved, key=len) == [[], [], every]
-    assert _shape(database) == before
+    assert _shape(strict_database) == before

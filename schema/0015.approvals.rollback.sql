@@ -1,0 +1,2 @@
+DROP TYPE commit_approval;
+DROP TABLE workflow_run_approvals;
