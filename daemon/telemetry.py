@@ -63,6 +63,10 @@ passivations = _counter("runwarden_passivations_total", "Runs let go because the
 turns = _counter("runwarden_turns_total", "Turns of runs: an inbox read and folded.")
 parked = _counter("runwarden_parked_total", "Runs set aside as engine_interrupted because their own turn failed.")
 poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside because their run could not take them.")
+authority_outdated = _counter(
+    "runwarden_authority_outdated_total",
+    "Transitions decided again because grants, policies or holds had changed before they were committed.",
+)
 fenced = _counter("runwarden_fenced_total", "Transitions refused because another node owns the run by now.")
 leases_lost = _counter("runwarden_leases_lost_total", "Leases found missing or stolen at renewal.")
 sweep_marks = _counters("runwarden_sweep_marks_total", "Runs that the sweep marked ready, by why.", "why")

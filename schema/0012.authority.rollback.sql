@@ -1,3 +1,4 @@
+DROP INDEX workflow_runs_held;
 ALTER TABLE workflow_run_specs DROP COLUMN principal;
 DROP TABLE holds;
 DROP TABLE tool_policies;

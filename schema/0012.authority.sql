@@ -77,3 +77,6 @@ CREATE TRIGGER holds_version AFTER INSERT OR DELETE OR UPDATE ON holds
 
 -- As whom a run acts beside its user: {"groups": [...], "admin": bool}, of the token that created it.
 ALTER TABLE workflow_run_specs ADD COLUMN principal json;
+
+-- Runs that a hold keeps are looked at when a hold ends.
+CREATE INDEX workflow_runs_held ON workflow_runs (id) WHERE paused_reason = 'held';

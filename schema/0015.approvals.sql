@@ -36,3 +36,6 @@ CREATE TYPE commit_approval AS (
     arguments text, risk text, requires_approval boolean, approvers text[], terms text, votes text, opened_at_ms bigint,
     expires_at_ms bigint, expired_at_ms bigint, ended_at_ms bigint, edited_by text
 );
+
+-- What waits for approval from before there were revisions is looked at once, and frozen then.
+UPDATE workflow_runs SET wake_at = now() WHERE owner IS NULL AND paused_reason = 'awaiting_approval' AND status = 'paused';

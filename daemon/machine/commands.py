@@ -21,7 +21,18 @@ Millis = NewType("Millis", int)
 Urgency = Literal["s", "h", "c"]
 """How a run is rung: s, it may wait for company (ACK, CHUNK); h, now (RESULT); c, look at the command rows too."""
 
-CommandKind = Literal["start", "approve", "reject", "resume", "skip", "mark_done", "cancel"]
+CommandKind = Literal["start", "approve", "reject", "edit", "resume", "skip", "mark_done", "cancel"]
+
+
+class Who(Struct, frozen=True, kw_only=True, gc=False):
+    """From where a person's word came: all of it from their token and its connection, never from a body."""
+
+    roles: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    via: str | None = None
+    """The service token that spoke for them."""
+    address: str | None = None
+    client: str | None = None
 
 
 class Command(Struct, frozen=True, kw_only=True, gc=False):
@@ -38,6 +49,12 @@ class Command(Struct, frozen=True, kw_only=True, gc=False):
     confirm: str | None = None
     reason: str | None = None
     note: str | None = None
+    digest: str | None = None
+    """Of the revision that they saw, as they gave it."""
+    comment: str | None = None
+    arguments: str | None = None
+    """JSON text: what an ``edit`` puts in the place of the call's arguments."""
+    who: Who = Who()
 
 
 class Mark(Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from daemon.machine.approval import Revision, arguments_of, digest_of
 from daemon.machine.commands import Epoch, ReqId
 from daemon.machine.events import PausedReason
 from daemon.machine.state import AttemptState, Canceling, Run, RunStatus
@@ -31,6 +32,20 @@ class Invoke(Struct, frozen=True, kw_only=True, gc=False):
     timeout_ms: int
     """For the agent, a little later than our own deadline: ours decides, the agent's is the backstop."""
     stream: bool
+    schema_hash: str | None = None
+    approved: str | None = None
+    """The digest that was approved: of exactly this call, or it is not sent. None: it needed no approval."""
+
+    @property
+    def as_approved(self) -> bool:
+        """Whether it is the call that was approved, if it had to be."""
+        return self.approved is None or self.approved == digest_of(
+            agent_id=self.agent_id,
+            tool_name=self.tool_name,
+            schema_hash=self.schema_hash,
+            arguments=self.arguments,
+            timeout_ms=self.timeout_ms - AGENT_BACKSTOP_MS,
+        )
 
 
 class Inquire(Struct, frozen=True, kw_only=True, gc=False):
@@ -90,22 +105,32 @@ def effects(run: Run, epoch: Epoch, now: int) -> tuple[Effect, ...]:
         return (Inquire(req_id=attempt.req_id, look=WHILE_CANCELING), cancel)
     inquire = (Inquire(req_id=attempt.req_id, look=looks),) if attempt.epoch != epoch or looks else ()
     if attempt.epoch == epoch and attempt.state == "intent":
+        revision = run.approval
         invoke = Invoke(
             req_id=attempt.req_id,
             tries=attempt.tries,
             agent_id=config.agent_id,
             tool_name=config.tool_name,
-            arguments=config.arguments,
+            arguments=arguments_of(run.spec.steps[attempt.step_index], revision),
             timeout_ms=config.timeout_ms + AGENT_BACKSTOP_MS,
             stream=config.stream,
+            schema_hash=revision.schema_hash if revision is not None else None,
+            approved=_approved(revision),
         )
         return (*inquire, invoke)
     return inquire
 
 
+def _approved(revision: Revision | None) -> str | None:
+    """The digest that the call must have; one that none has, where it was not approved."""
+    if revision is None:
+        return None
+    return revision.digest if revision.state == "approved" else ""
+
+
 def deadline(run: Run, now: int) -> int | None:
     """When (epoch ms, after ``now``) there may be something to do though nobody spoke; None: never."""
-    alarms = (_patience_ends(run), run_deadline(run), _next_look(run, now))
+    alarms = (_patience_ends(run), run_deadline(run), _next_look(run, now), approval_expires_at(run))
     return min((alarm for alarm in alarms if alarm is not None), default=None)
 
 
@@ -133,6 +158,14 @@ def run_deadline(run: Run) -> int | None:
     """When (epoch ms) the run as a whole has taken too long; None: it may take for ever, or is over."""
     limit = run.spec.run_timeout_ms
     return None if limit is None or run.started_at is None or run.terminal else run.started_at + limit
+
+
+def approval_expires_at(run: Run) -> int | None:
+    """When (epoch ms) what waits for approval has waited too long; None: it may for ever, or nothing waits."""
+    revision = run.approval
+    if revision is None or revision.state != "open" or run.paused_reason != "awaiting_approval":
+        return None
+    return revision.expires_at
 
 
 def _looks(intended_at: int, now: int) -> int:

@@ -10,17 +10,27 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Struct
 
-from daemon.machine.commands import Epoch, Mark, ReqId
+from daemon.machine.approval import Difference, Revision, Vote
+from daemon.machine.commands import Epoch, Mark, ReqId, Who
 
 Outcome = Literal["done", "failed", "timeout", "canceled", "unknown", "unsent"]
 """How an attempt ended; ``unknown``: nobody can tell whether the tool ran; ``unsent``: it surely did not."""
 
-Harmless = Literal["declared", "read_only", "idempotent"]
-"""Why a call may be repeated: the step declares it, or the tool's own annotations do."""
+Harmless = Literal["declared", "read_only", "idempotent", "policy"]
+"""Why a call may be repeated: the step declares it, the tool's own annotations do, or an admin's policy."""
 
 PausedReason = Literal[
-    "awaiting_approval", "step_failed", "outcome_unknown", "engine_interrupted", "agent_unauthorized", "user_cancel"
+    "awaiting_approval",
+    "step_failed",
+    "outcome_unknown",
+    "engine_interrupted",
+    "agent_unauthorized",
+    "held",
+    "user_cancel",
 ]
+
+RELEASE = "release"
+"""Who resumes a held run: nobody, the hold is over."""
 
 COMMITS_LOST = "commits_lost"
 """The code of a run parked because Postgres lost commits: nothing runs again before a person says so."""
@@ -39,6 +49,7 @@ class RunResumed(Struct, frozen=True, kw_only=True, gc=False):
     type: ClassVar[str] = "run.resumed"
     paused_reason: PausedReason
     by: str
+    who: Who = Who()
 
 
 class RunCompleted(Struct, frozen=True, kw_only=True, gc=False):
@@ -63,6 +74,7 @@ class RunCanceled(Struct, frozen=True, kw_only=True, gc=False):
     by: str
     until: int
     """When the grace for an attempt in flight ends, epoch ms."""
+    who: Who = Who()
 
 
 class RunParked(Struct, frozen=True, kw_only=True, gc=False):
@@ -80,15 +92,34 @@ class RunParked(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class StepPaused(Struct, frozen=True, kw_only=True, gc=False):
+    """The step waits: for approval of ``revision``, for a person after a failure, or for what forbids its call.
+
+    ``voids``: why an earlier approval counts no more, a sentence.
+    """
+
     type: ClassVar[str] = "step.paused"
     step_index: int
     paused_reason: PausedReason
+    code: str | None = None
+    message: str | None = None
+    revision: Revision | None = None
+    voids: str | None = None
+
+
+class StepVoted(Struct, frozen=True, kw_only=True, gc=False):
+    """One of several who must agree has agreed."""
+
+    type: ClassVar[str] = "step.voted"
+    step_index: int
+    vote: Vote
 
 
 class StepApproved(Struct, frozen=True, kw_only=True, gc=False):
+    """All have agreed who must; ``vote`` was the last of them."""
+
     type: ClassVar[str] = "step.approved"
     step_index: int
-    by: str
+    vote: Vote
 
 
 class StepRejected(Struct, frozen=True, kw_only=True, gc=False):
@@ -96,6 +127,28 @@ class StepRejected(Struct, frozen=True, kw_only=True, gc=False):
     step_index: int
     by: str
     reason: str | None
+    who: Who = Who()
+    digest: str | None = None
+
+
+class StepEdited(Struct, frozen=True, kw_only=True, gc=False):
+    """Somebody changed the arguments of the call that waits: ``revision`` takes the place of the one before."""
+
+    type: ClassVar[str] = "step.edited"
+    step_index: int
+    by: str
+    revision: Revision
+    diff: tuple[Difference, ...]
+    who: Who = Who()
+    comment: str | None = None
+
+
+class StepExpired(Struct, frozen=True, kw_only=True, gc=False):
+    """Nobody decided in time. ``rejects``: that ends the step; else it waits on, and all votes are gone."""
+
+    type: ClassVar[str] = "step.expired"
+    step_index: int
+    rejects: bool
 
 
 class StepSkipped(Struct, frozen=True, kw_only=True, gc=False):
@@ -105,6 +158,7 @@ class StepSkipped(Struct, frozen=True, kw_only=True, gc=False):
     step_index: int
     by: str
     reason: str | None
+    who: Who = Who()
 
 
 class StepMarkedDone(Struct, frozen=True, kw_only=True, gc=False):
@@ -114,6 +168,7 @@ class StepMarkedDone(Struct, frozen=True, kw_only=True, gc=False):
     step_index: int
     by: str
     note: str
+    who: Who = Who()
 
 
 class StepRepeating(Struct, frozen=True, kw_only=True, gc=False):
@@ -243,8 +298,11 @@ Event: TypeAlias = (
     | RunCanceled
     | RunParked
     | StepPaused
+    | StepVoted
     | StepApproved
     | StepRejected
+    | StepEdited
+    | StepExpired
     | StepSkipped
     | StepMarkedDone
     | StepRepeating

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, assert_never
 
 from msgspec.structs import replace
 
+from daemon.machine.approval import Revision, RevisionState, Vote, ended
 from daemon.machine.commands import ReqId
 from daemon.machine.events import (
     AttemptCanceling,
@@ -31,12 +32,15 @@ from daemon.machine.events import (
     RunResumed,
     StepApproved,
     StepCompleted,
+    StepEdited,
+    StepExpired,
     StepFailed,
     StepMarkedDone,
     StepPaused,
     StepRejected,
     StepRepeating,
     StepSkipped,
+    StepVoted,
 )
 from daemon.machine.state import (
     ATTEMPT_MOVES,
@@ -89,6 +93,8 @@ def _apply(run: Run, event: Event, at: int) -> Run:
             return _repeating(run, event)
         case StepApproved() | StepRejected() | StepSkipped() | StepMarkedDone():
             return _decided(run, event, at)
+        case StepVoted() | StepEdited() | StepExpired():
+            return _asked(run, event, at)
         case StepCompleted() | StepFailed():
             return _step(run, event)
         case _:
@@ -104,7 +110,15 @@ def _run(
         case RunCreated():
             return replace(run, started_at=at)
         case StepPaused():
-            return _status(run, "paused", paused_reason=event.paused_reason, paused_seq=run.last_seq + 1)
+            standing = run if run.status == "paused" else _status(run, "paused")
+            return replace(
+                standing,
+                paused_reason=event.paused_reason,
+                paused_seq=run.last_seq + 1,
+                revision=event.revision or run.revision,
+                error_code=event.code,
+                error_message=event.message,
+            )
         case RunParked():
             standing = run if run.status == "paused" else _status(run, "paused")
             parked = replace(standing, paused_reason=event.paused_reason, paused_seq=run.last_seq + 1)
@@ -118,10 +132,11 @@ def _run(
         case RunFailed():
             failed = _status(run, "failed", paused_reason=None, finished_at=at)
             failed = replace(failed, error_code=event.error_code, error_message=event.message)
+            failed = _closed(failed, "closed", at)
             return failed if event.until is None else _stopping(failed, "run_timeout", event.until)
         case RunCanceled():
             canceled = _status(run, "canceled", paused_reason="user_cancel", finished_at=at)
-            return _stopping(canceled, "user", event.until)
+            return _stopping(_closed(canceled, "closed", at), "user", event.until)
         case _ as never:
             assert_never(never)
 
@@ -140,9 +155,11 @@ def _decided(run: Run, event: StepApproved | StepRejected | StepSkipped | StepMa
     index = event.step_index
     match event:
         case StepApproved():
-            approved = replace(run.steps[index], approved_by=event.by, approved_at=at)
-            return _status(replace(run, steps=_put(run.steps, index, approved)), "running", paused_reason=None)
+            approved = replace(run.steps[index], approved_by=event.vote.by, approved_at=at)
+            run = _with_vote(replace(run, steps=_put(run.steps, index, approved)), event.vote)
+            return _status(_closed(run, "approved", at), "running", paused_reason=None)
         case StepRejected():
+            run = _closed(run, "rejected", at)
             rejected = _with_step(run, index, "rejected", decided_by=event.by, decided_at=at, note=event.reason)
             return _onward(rejected) if run.spec.steps[index].continues else rejected
         case StepSkipped():
@@ -151,6 +168,40 @@ def _decided(run: Run, event: StepApproved | StepRejected | StepSkipped | StepMa
             return _onward(_with_step(run, index, "success", decided_by=event.by, decided_at=at, note=event.note))
         case _ as never:
             assert_never(never)
+
+
+def _asked(run: Run, event: StepVoted | StepEdited | StepExpired, at: int) -> Run:
+    """What becomes of a revision that goes on waiting, or waited too long."""
+    match event:
+        case StepVoted():
+            return _with_vote(run, event.vote)
+        case StepEdited():
+            return replace(run, revision=event.revision, paused_seq=run.last_seq + 1)
+        case StepExpired() if event.rejects:
+            expired = _with_step(_closed(run, "expired", at), event.step_index, "expired")
+            return _onward(expired) if run.spec.steps[event.step_index].continues else expired
+        case StepExpired():
+            return replace(run, revision=replace(_asked_for(run), expires_at=None, expired_at=at, votes=()))
+        case _ as never:
+            assert_never(never)
+
+
+def _asked_for(run: Run) -> Revision:
+    if run.revision is None:
+        raise IllegalMove("nothing waits for approval")
+    return run.revision
+
+
+def _with_vote(run: Run, vote: Vote) -> Run:
+    """Runs that are older than revisions have none to vote on."""
+    if run.revision is None:
+        return run
+    return replace(run, revision=replace(run.revision, votes=(*run.revision.votes, vote)))
+
+
+def _closed(run: Run, state: RevisionState, at: int) -> Run:
+    """Nothing waits for approval any more."""
+    return replace(run, revision=ended(run.revision, state, at))
 
 
 def _onward(run: Run) -> Run:

@@ -1,8 +1,8 @@
 """Which facts ``settle`` wants before it may go on; the runtime fetches them, the events record what was used.
 
-Every intent wants to know whether somebody hears the events of the Gateway that has the step's agent (without a
-listener its RESULT could be lost); an attempt of unknown outcome, whether its tool declares itself harmless to repeat.
-Grants, policies and earlier results will join here.
+Every intent wants to know what stands about its call (``ground``: grants, policies, holds), and whether somebody hears
+the events of the Gateway that has the step's agent (without a listener its RESULT could be lost); an attempt of unknown
+outcome, whether its tool declares itself harmless to repeat.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from daemon.machine.commands import Epoch
+from daemon.machine.ground import Ground, Grounds
 from daemon.machine.state import Limits, Run
 
 Hint = Literal["read_only", "idempotent"]
@@ -32,6 +33,7 @@ class Facts(Struct, frozen=True, kw_only=True, gc=False):
     gateway_ready: bool
     """Whether this node may intend calls at all."""
     limits: Limits
+    grounds: Grounds
     unheard: frozenset[str] = frozenset()
     """Of the agents in ``Needs``, those whose Gateway nobody hears."""
     hints: Mapping[tuple[str, str], Hint] = field(default_factory=dict)
@@ -40,6 +42,15 @@ class Facts(Struct, frozen=True, kw_only=True, gc=False):
     def ready_for(self, agent_id: str) -> bool:
         """Whether a call to this agent may be intended."""
         return self.gateway_ready and agent_id not in self.unheard
+
+
+class Unknown:
+    """Grounds of which nothing is known: no call is intended by them."""
+
+    version = 0
+
+    def of(self, agent_id: str, tool_name: str) -> Ground | None:
+        return None
 
 
 def needs(run: Run) -> Needs:

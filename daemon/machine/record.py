@@ -7,15 +7,18 @@ Steps and attempts are written only when they changed, so a step costs the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, convert, to_builtins
+from msgspec.structs import replace
 
+from daemon.machine.approval import Revision, RevisionState, Vote, arguments_text
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
-from daemon.machine.decide import Refusal
-from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended
+from daemon.machine.decision import Refusal
+from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended, StepEdited
 from daemon.machine.evolve import Happened
+from daemon.machine.ground import Traits
 from daemon.machine.state import Attempt, Run, name_of
 from daemon.machine.wire import error, frame, iso, payload
 
@@ -49,6 +52,29 @@ class AttemptRow(NamedTuple):
     exit_code: int | None
     result: str | None
     log_tail: str | None
+
+
+class ApprovalRow(NamedTuple):
+    """``arguments``: as edited, else None; ``terms`` and ``votes`` are JSON texts. Times are epoch ms."""
+
+    step_index: int
+    revision: int
+    state: str
+    agent_id: str
+    tool_name: str
+    digest: str
+    schema_hash: str | None
+    arguments: str | None
+    risk: str
+    requires_approval: bool
+    approvers: list[str]
+    terms: str
+    votes: str
+    opened_at: int
+    expires_at: int | None
+    expired_at: int | None
+    ended_at: int | None
+    edited_by: str | None
 
 
 class VerdictRow(NamedTuple):
@@ -88,13 +114,15 @@ class Known(NamedTuple):
 
 
 class Outcomes:
-    """What became of a batch: ``committed`` (run → Postgres time, epoch ms), ``fenced``, ``poisoned`` (and why)."""
+    """What became of a batch: ``committed`` (run → Postgres time, epoch ms), ``fenced``, ``poisoned`` (and why), and
+    ``outdated``: decided by grants, policies and holds that are not the present ones, so to be decided again."""
 
-    __slots__ = ("committed", "fenced", "poisoned")
+    __slots__ = ("committed", "fenced", "outdated", "poisoned")
 
     def __init__(self) -> None:
         self.committed: dict[RunId, int] = {}
         self.fenced: set[RunId] = set()
+        self.outdated: set[RunId] = set()
         self.poisoned: dict[RunId, str] = {}
 
 
@@ -112,6 +140,9 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
     steps: tuple[StepRow, ...]
     attempts: tuple[AttemptRow, ...]
     verdicts: tuple[VerdictRow, ...]
+    approvals: tuple[ApprovalRow, ...] = ()
+    authority: int | None = None
+    """The version of grants, policies and holds by which a call is intended; None where none is."""
 
     @property
     def run_id(self) -> RunId:
@@ -140,16 +171,19 @@ def record(
     epoch: Epoch,
     owner: str,
     verdicts: Sequence[VerdictRow] = (),
+    authority: int | None = None,
 ) -> Transition:
-    """Write down what each event leaves, from ``before`` on."""
+    """Write down what each event leaves, from ``before`` on. ``authority``: the version that the turn went by."""
     run = before
     rows: list[EventRow] = []
     touched: dict[ReqId, _Touched] = {}
+    intends = False
     for event, run in happened:
         rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
         req_id: ReqId | None = getattr(event, "req_id", None)
         if req_id is not None:
             touched.setdefault(req_id, _Touched()).note(event, run.find(req_id))
+            intends = intends or isinstance(event, AttemptIntended)
     if run.attempt is not None and before.attempt is not run.attempt:
         touched.setdefault(run.attempt.req_id, _Touched()).attempt = run.attempt
     return Transition(
@@ -162,6 +196,79 @@ def record(
         steps=_changed_steps(before, run),
         attempts=tuple(_attempt_row(run, notes) for notes in touched.values()),
         verdicts=tuple(verdicts),
+        approvals=_approvals(before, happened) if run.revision is not before.revision else (),
+        authority=authority if intends else None,
+    )
+
+
+def _approvals(before: Run, happened: Sequence[Happened]) -> tuple[ApprovalRow, ...]:
+    """The revisions that the turn made or changed; one that another took the place of is ended here."""
+    changed: dict[tuple[int, int], ApprovalRow] = {}
+    old, run = before.revision, before
+    for event, run in happened:
+        new = run.revision
+        if new is old or new is None:
+            continue
+        if old is not None and old.step_index == new.step_index and old.number != new.number:
+            state: RevisionState = "superseded" if isinstance(event, StepEdited) else "voided"
+            over = replace(old, state=state, ended_at=new.opened_at)
+            changed[over.step_index, over.number] = _approval_row(over, run)
+        changed[new.step_index, new.number] = _approval_row(new, run)
+        old = new
+    return tuple(changed.values())
+
+
+def _approval_row(revision: Revision, run: Run) -> ApprovalRow:
+    step, traits = run.spec.steps[revision.step_index], revision.traits
+    terms = {
+        "timeout_ms": revision.timeout_ms,
+        "traits": to_builtins(traits),
+        "quorum": step.terms.quorum,
+        "forbid_self": step.terms.forbid_self,
+    }
+    return ApprovalRow(
+        revision.step_index,
+        revision.number,
+        revision.state,
+        revision.agent_id,
+        revision.tool_name,
+        revision.digest,
+        revision.schema_hash,
+        revision.edited,
+        traits.risk,
+        traits.requires_approval,
+        list(step.terms.approvers),
+        orjson.dumps(terms).decode(),
+        orjson.dumps([to_builtins(vote) for vote in revision.votes]).decode(),
+        revision.opened_at,
+        revision.expires_at,
+        revision.expired_at,
+        revision.ended_at,
+        revision.edited_by,
+    )
+
+
+def revision_of(row: Sequence[Any]) -> Revision:
+    """The revision that a row tells of; the other way round of ``ApprovalRow``."""
+    one = ApprovalRow(*row)
+    terms: dict[str, Any] = orjson.loads(one.terms)
+    return Revision(
+        step_index=one.step_index,
+        number=one.revision,
+        state=cast("RevisionState", one.state),
+        agent_id=one.agent_id,
+        tool_name=one.tool_name,
+        timeout_ms=terms["timeout_ms"],
+        schema_hash=one.schema_hash,
+        edited=one.arguments,
+        digest=one.digest,
+        traits=convert(terms["traits"], Traits),
+        opened_at=one.opened_at,
+        expires_at=one.expires_at,
+        expired_at=one.expired_at,
+        ended_at=one.ended_at,
+        votes=tuple(convert(orjson.loads(one.votes), list[Vote])),
+        edited_by=one.edited_by,
     )
 
 
@@ -214,7 +321,9 @@ def _step_row(run: Run, index: int) -> StepRow:
 def _attempt_row(run: Run, notes: _Touched) -> AttemptRow:
     attempt = notes.attempt
     assert attempt is not None  # noqa: S101 - evolve has refused events about attempts it does not know
-    arguments = run.spec.steps[attempt.step_index].tool_config.arguments_json if notes.intended else None
+    step, revision = run.spec.steps[attempt.step_index], run.revision
+    mine = revision if revision is not None and revision.step_index == attempt.step_index else None
+    arguments = arguments_text(step, mine) if notes.intended else None
     ended = notes.ended
     fault = error(ended.error_code, ended.error_message) if ended else None
     return AttemptRow(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from daemon.machine.effects import run_deadline
+from daemon.machine.approval import freeze, stands
+from daemon.machine.effects import approval_expires_at, run_deadline
 from daemon.machine.events import (
+    RELEASE,
     AttemptCanceling,
     AttemptEnded,
     AttemptIntended,
@@ -18,12 +20,15 @@ from daemon.machine.events import (
     Harmless,
     RunCompleted,
     RunFailed,
+    RunResumed,
     StepCompleted,
+    StepExpired,
     StepFailed,
     StepPaused,
     StepRepeating,
 )
 from daemon.machine.evolve import Happened, carry, evolve
+from daemon.machine.ground import Ground
 from daemon.machine.needs import Facts
 from daemon.machine.state import MAX_ATTEMPTS, Attempt, IllegalMove, Limits, Run, make_req_id
 
@@ -120,10 +125,16 @@ def _unsent_for_good(run: Run, now: int, facts: Facts) -> Sequence[Event]:
 
 
 def _harmless(run: Run, attempt: Attempt, facts: Facts) -> Harmless | None:
-    """Why the call may simply be made again; None: a person must decide."""
+    """Why the call may simply be made again; None: a person must decide. An admin's no is above the step's own yes."""
     step = run.spec.steps[attempt.step_index]
+    ground = _ground(run, facts)
+    said = ground.traits.repeat if ground is not None else None
+    if said is False:
+        return None
     if step.idempotent is not None:
         return "declared" if step.idempotent else None
+    if said is True:
+        return "policy"
     return facts.hints.get((step.tool_config.agent_id, step.tool_config.tool_name))
 
 
@@ -171,12 +182,90 @@ def _all_is_done(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     return (RunCompleted(),) if run.status == "running" and run.step is None else ()
 
 
+def _approval_expires(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    expires_at = approval_expires_at(run)
+    if expires_at is None or now < expires_at:
+        return ()
+    step = run.spec.steps[run.step_index]
+    rejects = step.terms.on_expiry == "reject"
+    expired = StepExpired(step_index=run.step_index, rejects=rejects)
+    if not rejects or step.continues:
+        return (expired,)
+    message = f"Nobody decided on step {step.name!r} in time."
+    return (expired, RunFailed(error_code="approval_expired", message=message))
+
+
+def _approval_is_frozen(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    """Runs that came from before there were revisions wait for approval of nothing in particular, until here."""
+    if run.paused_reason != "awaiting_approval" or run.status != "paused" or run.approval is not None:
+        return ()
+    ground = _ground(run, facts)
+    return () if ground is None else (_asks(run, ground, now),)
+
+
+def _hold_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    if run.status != "paused" or run.paused_reason != "held":
+        return ()
+    ground = _ground(run, facts)
+    if ground is None or ground.held is not None:
+        return ()
+    return (RunResumed(paused_reason="held", by=RELEASE),)
+
+
+def _ground(run: Run, facts: Facts) -> Ground | None:
+    """What stands about the current step's call."""
+    config = run.spec.steps[run.step_index].tool_config
+    return facts.grounds.of(config.agent_id, config.tool_name)
+
+
+def _asks(run: Run, ground: Ground, now: int, voids: str | None = None) -> StepPaused:
+    """The pause in which a new revision of the current step's call waits; what somebody edited stays edited."""
+    old, step = run.approval, run.spec.steps[run.step_index]
+    revision = freeze(
+        step,
+        step_index=run.step_index,
+        number=1 if old is None else old.number + 1,
+        ground=ground,
+        now=now,
+        edited=old.edited if old is not None else None,
+        edited_by=old.edited_by if old is not None else None,
+    )
+    return StepPaused(step_index=run.step_index, paused_reason="awaiting_approval", revision=revision, voids=voids)
+
+
+def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
+    """Why the current step's call may not be intended now: the pause that it leads to, or nothing yet while its ground
+    is not known. None: it may. Asked before every intent."""
+    ground = _ground(run, facts)
+    if ground is None:
+        return ()
+    index = run.step_index
+    if ground.barred is not None:
+        code, message = ground.barred
+        return (StepPaused(step_index=index, paused_reason="agent_unauthorized", code=code, message=message),)
+    step, revision = run.spec.steps[index], run.approval
+    if step.manual or ground.traits.requires_approval:
+        if revision is not None and revision.state == "open":
+            return (StepPaused(step_index=index, paused_reason="awaiting_approval", revision=revision),)
+        if revision is None or revision.state != "approved":
+            return (_asks(run, ground, now),)
+        voids = stands(revision, step, ground, run.user_id)
+        if voids is not None:
+            return (_asks(run, ground, now, voids),)
+    if ground.held is not None:
+        return (StepPaused(step_index=index, paused_reason="held", code="held", message=ground.held),)
+    return None
+
+
 def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt = run.attempt
     if run.status != "running" or attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
         return ()
     if attempt.retry_at is None or now < attempt.retry_at:
         return ()
+    forbids = _forbids(run, now, facts)
+    if forbids is not None:
+        return forbids
     if not facts.ready_for(run.spec.steps[attempt.step_index].tool_config.agent_id):
         return (_nobody_listens(attempt, now, facts.limits),)
     return (_intend(run, attempt.index, now, facts),)
@@ -186,11 +275,12 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     state = run.step_state
     if run.status != "running" or state is None or run.step is None or state.status != "pending":
         return ()
-    if run.step.manual and state.approved_at is None:
-        return (StepPaused(step_index=run.step_index, paused_reason="awaiting_approval"),)
     unsettled = run.unsettled
     if unsettled is not None and unsettled.retry_at is not None and now < unsettled.retry_at:
         return ()
+    forbids = _forbids(run, now, facts)
+    if forbids is not None:
+        return forbids
     intent = _intend(run, state.attempts, now, facts)
     if facts.ready_for(run.step.tool_config.agent_id):
         return (intent,)
@@ -230,6 +320,9 @@ AT_REST: tuple[Rule, ...] = (
     _step_has_its_verdict,
     _failure_pauses,
     _all_is_done,
+    _approval_expires,
+    _approval_is_frozen,
+    _hold_is_over,
     _unsent_again,
     _next_step,
 )

@@ -6,6 +6,7 @@ Used by the API (validation, OpenAPI) and by the machine (reading). Unknown fiel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,9 @@ from daemon.errors import Invalid
 
 MAX_STEPS = 1000
 MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+MAX_EXACT = 2**53
+"""Up to here a 64-bit float holds every integer."""
+MAX_FAULTS = 20
 MAX_RUN_TIMEOUT_MS = 365 * 24 * 3600 * 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -47,6 +51,35 @@ class ToolConfig(Shape):
         return orjson.dumps(self.arguments).decode()
 
 
+Approver = Annotated[str, Field(pattern=r"^(user|group):.", max_length=261)]
+
+
+class ApprovalSpec(Shape):
+    """Who must agree before a manual step's call is made, and how."""
+
+    approvers: Annotated[tuple[Approver, ...], Field(max_length=100, strict=False)] = Field(
+        (),
+        description="`user:<id>` or `group:<name>`: who may decide. None: whoever started the run. Where policy"
+        " requires approval, the agent's owner and whom they let approve; then this can only narrow that.",
+    )
+    quorum: int = Field(1, ge=1, le=20, description="How many different people must approve.")
+    forbid_self: bool = Field(False, description="Whoever started the run may not approve.")
+    expires_in_ms: int | None = Field(
+        None, ge=1_000, le=MAX_RUN_TIMEOUT_MS, description="How long it waits to be decided, in milliseconds."
+    )
+    on_expiry: Literal["reject", "stay"] = Field(
+        "stay", description="Then: `reject` ends the step as expired; `stay` says so, drops all votes and waits on."
+    )
+    allow_edit: bool = Field(False, description="Whoever may decide may change the arguments first.")
+    instructions: Annotated[str, Field(max_length=10_000)] | None = Field(
+        None, description="What whoever decides should look at."
+    )
+
+
+ALONE = ApprovalSpec()
+"""The terms of a step that names none."""
+
+
 class StepSpec(Shape):
     """One step: one tool call, perhaps behind a person's approval."""
 
@@ -55,6 +88,11 @@ class StepSpec(Shape):
     type: Literal["tool_call"] = "tool_call"
     tool_config: ToolConfig
     approval_policy: Literal["auto", "manual"] = "auto"
+    approval: ApprovalSpec | None = Field(
+        None,
+        exclude_if=_unset,
+        description="The terms of a manual step's approval; absent: whoever started it decides.",
+    )
     on_error: Literal["stop", "continue"] = "stop"
     idempotent: bool | None = Field(
         None,
@@ -66,6 +104,10 @@ class StepSpec(Shape):
     @property
     def manual(self) -> bool:
         return self.approval_policy == "manual"
+
+    @property
+    def terms(self) -> ApprovalSpec:
+        return self.approval or ALONE
 
     @property
     def continues(self) -> bool:
@@ -101,13 +143,41 @@ def parse_spec(data: object, *, at: str = "/spec") -> WorkflowSpec:
         first = seen.setdefault(step.id, index)
         if first != index:
             faults.append((f"{at}/steps/{index}/id", f"step id {step.id!r} is already used by step {first}"))
+        faults += _step_faults(step, f"{at}/steps/{index}")
     if faults:
-        raise Invalid(faults=tuple(faults), code="invalid_spec")
+        raise Invalid(faults=tuple(faults[:MAX_FAULTS]), code="invalid_spec")
     return spec
 
 
+def _step_faults(step: StepSpec, at: str) -> Iterator[tuple[str, str]]:
+    """What a step may not say, though each of its fields may. Stored specs are older than some of this."""
+    if step.approval is not None and not step.manual:
+        yield f"{at}/approval", "approval has terms, so approval_policy must be 'manual'"
+    yield from rounded(step.tool_config.arguments, f"{at}/tool_config/arguments")
+
+
+def rounded(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """The integers that the Gateway would round (it reads numbers as 64-bit floats): (JSON pointer, why) of each.
+
+    What was approved would not be what is executed.
+    """
+    match value:
+        case bool():
+            return
+        case int() if abs(value) > MAX_EXACT:
+            yield at, f"{value} is beyond ±2^53 and would be rounded on its way to the agent: send it as text"
+        case list():
+            for index, item in enumerate(value):
+                yield from rounded(item, f"{at}/{index}")
+        case dict():
+            for key, item in value.items():
+                yield from rounded(item, f"{at}/{escape(key)}")
+        case _:
+            return
+
+
 def faults_of(error: ValidationError, *, at: str = "") -> tuple[tuple[str, str], ...]:
-    """A pydantic error as (JSON pointer, message) pairs, at most twenty.
+    """A pydantic error as (JSON pointer, message) pairs, at most ``MAX_FAULTS``.
 
     Pydantic counts only valid items, so a tuple of faulty ones is "too short" besides: that is not told.
     """
@@ -117,7 +187,7 @@ def faults_of(error: ValidationError, *, at: str = "") -> tuple[tuple[str, str],
         (at + "".join(f"/{escape(part)}" for part in fault["loc"]), fault["msg"])
         for fault in faults
         if not (fault["type"] == "too_short" and fault["loc"] in around)
-    )[:20]
+    )[:MAX_FAULTS]
 
 
 def escape(part: int | str) -> str:

@@ -15,12 +15,13 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from daemon.machine.approval import Revision
 from daemon.machine.commands import Epoch, Mark, ReqId, RunId
 from daemon.machine.events import PausedReason
 from daemon.machine.spec import StepSpec, WorkflowSpec
 
 RunStatus = Literal["running", "paused", "completed", "failed", "canceled"]
-StepStatus = Literal["pending", "running", "success", "failed", "skipped", "rejected", "canceled"]
+StepStatus = Literal["pending", "running", "success", "failed", "skipped", "rejected", "expired", "canceled"]
 Canceling = Literal["timeout", "ack_timeout", "user", "run_timeout"]
 """Why the agent is asked to stop a call."""
 AttemptState = Literal["intent", "sent", "acked", "unsent", "done", "failed", "timeout", "canceled", "unknown"]
@@ -34,12 +35,13 @@ RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
 }
 
 STEP_MOVES: Mapping[StepStatus, frozenset[StepStatus]] = {
-    "pending": frozenset({"running", "rejected", "skipped", "canceled"}),
+    "pending": frozenset({"running", "rejected", "expired", "skipped", "canceled"}),
     "running": frozenset({"pending", "success", "failed", "canceled"}),
     "failed": frozenset({"pending", "running", "success", "skipped", "canceled"}),
     "success": frozenset(),
     "skipped": frozenset(),
     "rejected": frozenset(),
+    "expired": frozenset(),
     "canceled": frozenset(),
 }
 
@@ -159,6 +161,17 @@ class Run(Struct, frozen=True, kw_only=True, gc=False):
     error_message: str | None = None
     attempt: Attempt | None = None
     past: tuple[Attempt, ...] = ()
+    revision: Revision | None = None
+    """The newest one; of the current step, or of one that is behind."""
+    groups: tuple[str, ...] = ()
+    """As whom it acts beside its user: the groups of the token that created it, and whether that was an admin's."""
+    admin: bool = False
+
+    @property
+    def approval(self) -> Revision | None:
+        """The newest revision of the current step's call."""
+        revision = self.revision
+        return revision if revision is not None and revision.step_index == self.step_index else None
 
     @property
     def terminal(self) -> bool:
@@ -194,12 +207,27 @@ class Run(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def new_run(
-    *, run_id: RunId, workflow_id: UUID, user_id: str, nonce: bytes, spec: WorkflowSpec, last_at: int = 0
+    *,
+    run_id: RunId,
+    workflow_id: UUID,
+    user_id: str,
+    nonce: bytes,
+    spec: WorkflowSpec,
+    last_at: int = 0,
+    groups: tuple[str, ...] = (),
+    admin: bool = False,
 ) -> Run:
     """A run to which nothing has happened yet."""
-    steps = (StepState(),) * len(spec.steps)
     return Run(
-        id=run_id, workflow_id=workflow_id, user_id=user_id, nonce=nonce, spec=spec, steps=steps, last_at=last_at
+        id=run_id,
+        workflow_id=workflow_id,
+        user_id=user_id,
+        nonce=nonce,
+        spec=spec,
+        steps=(StepState(),) * len(spec.steps),
+        last_at=last_at,
+        groups=groups,
+        admin=admin,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, assert_never
 
 import orjson
 
+from daemon.machine.cards import approval_card, said_by, vote_payload
 from daemon.machine.commands import Acked, CancelAcked, Chunk, Letter, Mark, ReqId, Result
 from daemon.machine.events import (
     AttemptCanceling,
@@ -33,12 +34,15 @@ from daemon.machine.events import (
     RunResumed,
     StepApproved,
     StepCompleted,
+    StepEdited,
+    StepExpired,
     StepFailed,
     StepMarkedDone,
     StepPaused,
     StepRejected,
     StepRepeating,
     StepSkipped,
+    StepVoted,
 )
 from daemon.machine.state import WITH_THE_RUN, Attempt, Run, name_of
 
@@ -107,17 +111,20 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
             body |= {"workflow_id": str(run.workflow_id), "title": event.title, "steps": event.steps, "by": event.by}
         case RunResumed():
             body |= {"paused_reason": event.paused_reason, "current_step_index": run.step_index, "by": event.by}
+            body |= said_by(event.who)
         case RunCompleted():
             pass
         case RunFailed():
             body |= {"error_code": event.error_code, "message": event.message}
             body |= {"until": event.until} if event.until is not None else {}
         case RunCanceled():
-            body |= {"reason": event.reason, "by": event.by, "until": event.until}
-        case StepApproved() | StepRejected() | StepSkipped() | StepMarkedDone():
-            body |= _named_step(event.step_index, run) | _decision_payload(event)
+            body |= {"reason": event.reason, "by": event.by, "until": event.until} | said_by(event.who)
+        case StepApproved() | StepRejected() | StepSkipped() | StepMarkedDone() | StepVoted() | StepEdited():
+            body |= _named_step(event.step_index, run) | _decision_payload(event, run)
+        case StepExpired():
+            body |= _named_step(event.step_index, run) | {"rejects": event.rejects}
         case StepCompleted() | StepFailed() | StepPaused() | StepRepeating() | RunParked():
-            body |= _named_step(event.step_index, run) | _step_payload(event)
+            body |= _named_step(event.step_index, run) | _step_payload(event, run)
         case _ as never:
             assert_never(never)
     return body
@@ -128,22 +135,36 @@ def _named_step(index: int, run: Run) -> dict[str, Any]:
     return {"current_step_index": index} | ({"step_id": steps[index].id} if index < len(steps) else {})
 
 
-def _decision_payload(event: StepApproved | StepRejected | StepSkipped | StepMarkedDone) -> dict[str, Any]:
+def _decision_payload(
+    event: StepApproved | StepRejected | StepSkipped | StepMarkedDone | StepVoted | StepEdited, run: Run
+) -> dict[str, Any]:
     match event:
-        case StepApproved():
-            return {"by": event.by}
-        case StepRejected() | StepSkipped():
-            return {"by": event.by, "reason": event.reason}
+        case StepApproved() | StepVoted():
+            return vote_payload(event.vote, run)
+        case StepRejected():
+            digest = {"digest": event.digest} if event.digest is not None else {}
+            return {"by": event.by, "reason": event.reason} | digest | said_by(event.who)
+        case StepEdited():
+            diff = [{"path": one.path, "op": one.op, "before": one.before, "after": one.after} for one in event.diff]
+            told = {"by": event.by, "comment": event.comment, "diff": diff}
+            return told | approval_card(event.revision, run) | said_by(event.who)
+        case StepSkipped():
+            return {"by": event.by, "reason": event.reason} | said_by(event.who)
         case StepMarkedDone():
-            return {"marked": True, "by": event.by, "note": event.note}
+            return {"marked": True, "by": event.by, "note": event.note} | said_by(event.who)
         case _ as never:
             assert_never(never)
 
 
-def _step_payload(event: StepCompleted | StepFailed | StepPaused | StepRepeating | RunParked) -> dict[str, Any]:
+def _step_payload(
+    event: StepCompleted | StepFailed | StepPaused | StepRepeating | RunParked, run: Run
+) -> dict[str, Any]:
     match event:
         case StepPaused():
-            return {"paused_reason": event.paused_reason}
+            body: dict[str, Any] = {"paused_reason": event.paused_reason}
+            body |= {"error_code": event.code, "message": event.message} if event.code is not None else {}
+            body |= approval_card(event.revision, run) if event.revision is not None else {}
+            return body | ({"voids": event.voids} if event.voids is not None else {})
         case RunParked():
             return {"paused_reason": event.paused_reason, "error_code": event.error_code, "message": event.message}
         case StepFailed():

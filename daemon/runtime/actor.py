@@ -105,7 +105,7 @@ class Actor:
         now = max(now, self.run.last_at)
         letters = self._letters(entries)
         happened, verdicts, strangers = self._fold(letters, commands, now, facts)
-        turn = self._closed(entries, happened, verdicts, now)
+        turn = self._closed(entries, happened, verdicts, now, authority=facts.grounds.version)
         self.local = []  # not before all went well: else the turn's repetition would not know them
         telemetry.strangers.inc(strangers)
         for letter in letters:
@@ -118,7 +118,7 @@ class Actor:
         run, happened, strangers = hear(self.run, letters, now, facts.limits)
         verdicts: list[VerdictRow] = []
         for command in commands:
-            decision = decide(run, command, now, facts.limits)
+            decision = decide(run, command, now, facts)
             run = carry(run, decision.events, now, happened)
             verdicts.append(verdict(command.id, decision.refusal))
         run, following = settle(run, now, facts)
@@ -167,11 +167,18 @@ class Actor:
         return [*self.local, *(letter for _, raw, mark in entries if (letter := read_letter(raw, mark)) is not None)]
 
     def _closed(
-        self, entries: Sequence[Entry], happened: Sequence[Happened], verdicts: Sequence[VerdictRow], now: int
+        self,
+        entries: Sequence[Entry],
+        happened: Sequence[Happened],
+        verdicts: Sequence[VerdictRow],
+        now: int,
+        authority: int | None = None,
     ) -> Turn:
         if not happened and not verdicts:
             return Turn(self, None, tuple(entries), tuple(self.local))
-        transition = record(self.run, happened, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts)
+        transition = record(
+            self.run, happened, at=now, epoch=self.epoch, owner=self.owner, verdicts=verdicts, authority=authority
+        )
         for event, _ in happened:
             if isinstance(event, AttemptEnded):
                 telemetry.attempts_ended.labels(event.outcome).inc()

@@ -1,7 +1,9 @@
-"""What tools say of themselves: the hints by which a harmless call of unknown outcome is repeated without a person.
+"""What tools say of themselves: annotations and input schemas, as their agents tell them.
 
 Filled in the background whenever an agent is called, so that it is known long before an outcome can become unknown;
-read in turns without waiting. What cannot be learned stays unknown, and then a person decides.
+read in turns without waiting. What cannot be learned stays unknown: then a person decides whether a call is repeated,
+and a tool counts as MCP's defaults say. Before a call is frozen for approval, or intended after one, the agent is asked
+anew (``learn``).
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+from daemon.machine.approval import hash_of_schema
 from daemon.machine.needs import Hint
 from daemon.telemetry import log
 from gateway_client import GatewayError, ToolInfo
@@ -22,8 +26,19 @@ FETCHES = 4
 """At once; more are not begun and are tried again at the agent's next call."""
 
 
+PATIENCE_S = 2.0
+"""How long a run waits for what an agent says of its tools before it goes on without."""
+
+
+class About(NamedTuple):
+    """One tool as its agent tells it; ``schema_hash`` is hex."""
+
+    annotations: Mapping[str, Any]
+    schema_hash: str
+
+
 class Catalogue:
-    """Hints by (agent, tool). ``tools_of`` asks a Gateway for an agent's list and may raise GatewayError."""
+    """What is known by (agent, tool). ``tools_of`` asks a Gateway for an agent's list and may raise GatewayError."""
 
     def __init__(
         self, tools_of: Callable[[str], Awaitable[Iterable[ToolInfo]]], monotonic: Callable[[], float]
@@ -31,22 +46,44 @@ class Catalogue:
         self._tools_of = tools_of
         self._monotonic = monotonic
         self._hints: dict[tuple[str, str], Hint] = {}
+        self._about: dict[tuple[str, str], About] = {}
         self._agents: OrderedDict[str, tuple[float, tuple[tuple[str, str], ...]]] = OrderedDict()
-        """When to ask again (monotonic s), and the keys in ``_hints``; the longest unused first."""
+        """When to ask again (monotonic s), and the keys in ``_about``; the longest unused first."""
+        self.changes = 0
+        """Counts what was learned or forgotten, for those who keep what they made of it."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking = asyncio.Semaphore(FETCHES)
 
     @property
     def hints(self) -> Mapping[tuple[str, str], Hint]:
         """Everything known now; read only."""
         return self._hints
 
+    def about(self, agent_id: str, tool: str) -> About | None:
+        """What the agent says of a tool; None: it says nothing, or nobody could ask it."""
+        return self._about.get((agent_id, tool))
+
+    def fresh(self, agent_id: str) -> bool:
+        """Whether the agent was asked a moment ago, whatever it said."""
+        known = self._agents.get(agent_id)
+        return known is not None and self._monotonic() < known[0]
+
+    async def learn(self, agent_ids: Iterable[str]) -> None:
+        """Ask those agents that were not asked a moment ago, and wait for them as long as ``PATIENCE_S``."""
+        asked = [agent_id for agent_id in agent_ids if not self.fresh(agent_id)]
+        for agent_id in asked:
+            self._ask(agent_id)
+        if self._tasks and asked:
+            await asyncio.wait(set(self._tasks), timeout=PATIENCE_S)
+
     def want(self, agent_id: str) -> None:
         """Somebody is about to need this agent's hints: see that they are fresh."""
+        if not self.fresh(agent_id) and len(self._tasks) < FETCHES:
+            self._ask(agent_id)
+
+    def _ask(self, agent_id: str) -> None:
         known = self._agents.get(agent_id)
-        now = self._monotonic()
-        if (known is not None and now < known[0]) or len(self._tasks) >= FETCHES:
-            return
-        self._agents[agent_id] = (now + RETRY_S, known[1] if known is not None else ())
+        self._agents[agent_id] = (self._monotonic() + RETRY_S, known[1] if known is not None else ())
         task = asyncio.get_running_loop().create_task(self._learn(agent_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -55,6 +92,7 @@ class Catalogue:
         """The agent connected anew, perhaps with other tools under old names: nothing is assumed until it is asked."""
         if agent_id in self._agents:
             self._forget(agent_id)
+            self.changes += 1
             self.want(agent_id)
 
     async def close(self) -> None:
@@ -66,16 +104,20 @@ class Catalogue:
     async def _learn(self, agent_id: str) -> None:
         asked = self._agents.get(agent_id)
         try:
-            tools = await self._tools_of(agent_id)
+            async with self._asking:
+                tools = list(await self._tools_of(agent_id))
         except GatewayError as fault:  # what was known of an agent stays true while it is away
             log.debug("an agent's tools are not known", agent_id=agent_id, fault=str(fault))
             return
         if self._agents.get(agent_id) is not asked:  # it returned meanwhile, and is asked again
             return
+        about = {(agent_id, tool.name): About(tool.annotations, hash_of_schema(tool.input_schema)) for tool in tools}
+        if any(self._about.get(key) != one for key, one in about.items()):
+            self.changes += 1
         self._forget(agent_id)
-        hints = {(agent_id, tool.name): hint for tool in tools if (hint := hint_of(tool)) is not None}
-        self._hints |= hints
-        self._agents[agent_id] = (self._monotonic() + FRESH_S, tuple(hints))
+        self._hints |= {(agent_id, tool.name): hint for tool in tools if (hint := hint_of(tool)) is not None}
+        self._about |= about
+        self._agents[agent_id] = (self._monotonic() + FRESH_S, tuple(about))
         while len(self._agents) > AGENTS_KEPT:
             self._forget(next(iter(self._agents)))
 
@@ -83,6 +125,7 @@ class Catalogue:
         _, keys = self._agents.pop(agent_id, (0.0, ()))
         for key in keys:
             self._hints.pop(key, None)
+            self._about.pop(key, None)
 
 
 def hint_of(tool: ToolInfo) -> Hint | None:

@@ -12,20 +12,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
-from daemon.machine.commands import Command, CommandId, Entry, Letter, RunId, Sent, Urgency
-from daemon.machine.effects import Effect
+from daemon.machine.commands import Command, CommandId, Entry, RunId, Urgency
 from daemon.machine.needs import Facts, needs
 from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
 from daemon.runtime.actor import REASON_CHARS, Actor, Turn
 from daemon.runtime.clock import Clock
+from daemon.runtime.learning import Learning
 from daemon.runtime.ownership import Ownership
-from daemon.runtime.ports import Aside, Claims, Dispatch, Inbox, Lane, Tools, Weather
+from daemon.runtime.ports import Aside, Authority, Claims, Dispatch, Inbox, Lane, Tools, Weather
 from daemon.runtime.residents import Residents
+from daemon.runtime.sender import Sender
 from daemon.telemetry import log
 
 TURN_LIMIT = 500
@@ -52,6 +52,7 @@ class Host:
         aside: Aside,
         weather: Weather,
         tools: Tools,
+        authority: Authority,
         limits: Limits,
         lease_ttl_s: float,
         linger_s: float,
@@ -63,16 +64,16 @@ class Host:
         self._claims = claims
         self._inbox = inbox
         self._ownership = ownership
-        self._dispatch = dispatch
+        self._sender = Sender(residents, clock, dispatch, tools, authority, fresh_s=lease_ttl_s / 2)
         self._aside = aside
         self._weather = weather
         self._tools = tools
+        self._authority = authority
+        self._learning = Learning(residents, clock, authority, retry_s=RETRY_S)
         self._limits = limits
-        self._fresh_s = lease_ttl_s / 2
         self._linger_s = linger_s
         self._batch = batch
         self._done: asyncio.Queue[list[Turn]] = asyncio.Queue()
-        self._intending = True
 
     async def run(self) -> None:
         """Turn until cancelled."""
@@ -81,11 +82,12 @@ class Host:
                 group.create_task(self._commit(lane, queue), name=f"lane-{number}")
             group.create_task(self._afterwards(), name="afterwards")
             group.create_task(self._turns(), name="turns")
+            group.create_task(self._learning.run(), name="learning")
             group.create_task(self._residents.strays.run(self._inbox), name="strays")
 
     def stop_intending(self) -> None:
         """From now on no tool call is begun; what comes back is still folded and committed."""
-        self._intending = False
+        self._sender.intending = False
 
     async def quiet(self) -> None:
         """Until every turn under way is over and every answer told by now is folded.
@@ -117,12 +119,12 @@ class Host:
         """As ``ask_again``, for one run whose letters may have been lost with its lease."""
         inquiry = actor.ask_again()
         if inquiry is not None:
-            self._send(actor, inquiry)
+            self._sender.send(actor, inquiry)
 
     async def _turns(self) -> None:
         while True:
             await self._residents.wait()
-            actors = self._residents.take(TURN_LIMIT)
+            actors = [actor for actor in self._residents.take(TURN_LIMIT) if not self._learning.takes(actor)]
             why: dict[Actor, Urgency | None] = {}
             # At the first look at a run that never moved there can be no letter, for it has called nothing.
             reading = [one for one in actors if one.unread and (one.run.last_seq or one.rests)]
@@ -150,12 +152,19 @@ class Host:
                 # What lay in the inbox came first.
                 self._turn(actor, [*entries, *mail] if entries else mail, commands.get(actor.id, []), all_heard=heard)
 
+    def look_again(self) -> None:
+        """Grants, policies or holds have changed: runs that a hold keeps may go on."""
+        for actor in self._residents:
+            if actor.run.paused_reason == "held":
+                self._residents.ring_here(actor, "h")
+
     def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], *, all_heard: bool) -> None:
         telemetry.turns.inc()
         facts = Facts(
             epoch=actor.epoch,
-            gateway_ready=self._intending,
+            gateway_ready=self._sender.intending,
             limits=self._limits,
+            grounds=self._authority.grounds(actor.run),
             unheard=frozenset() if all_heard else self._weather.unheard(needs(actor.run).agents),
             hints=self._tools.hints,
         )
@@ -247,12 +256,18 @@ class Host:
             self._clock.observe(outcomes.committed[actor.id])
             actor.run = transition.run
             actor.failures = 0
-            self._send_owed(actor)
+            self._sender.send_owed(actor)
             return True
         if actor.id in outcomes.fenced:
             telemetry.fenced.inc()
             log.info("fenced: another node owns the run", run_id=str(actor.id), epoch=actor.epoch)
             self._residents.drop(turn.actor, turn.entries)
+            return False
+        if actor.id in outcomes.outdated:
+            self._authority.outdated()
+            actor.local[:0] = turn.local
+            self._residents.keep(actor, turn.entries, again=True)
+            self._residents.free(actor)
             return False
         self._refused(turn, outcomes.poisoned.get(actor.id, "the journal gave no verdict"))
         return False
@@ -342,7 +357,7 @@ class Host:
         if self._residents.get(actor.id) is not actor:
             return
         if owes:
-            self._send_owed(actor)
+            self._sender.send_owed(actor)
         if self._may_leave(actor):
             self._ownership.let_go(actor)
             return
@@ -357,7 +372,7 @@ class Host:
         """Whether the run only waits: nothing rung, nothing open, quiet for a while, no deadline near."""
         if actor.rung is not None or actor.local or actor.mail or actor.open_effects:
             return False
-        if actor.doubted or not self._intending:
+        if actor.doubted or not self._sender.intending:
             return False
         # Before any call no letter can come: only a person can move a run that waits, so it does not linger.
         uncalled = actor.run.paused_reason == "awaiting_approval" and actor.run.attempt is None
@@ -365,26 +380,3 @@ class Host:
             return False
         when = actor.deadline(self._clock.now())
         return when is None or when - self._clock.now() > 2000
-
-    def _send_owed(self, actor: Actor) -> None:
-        for effect in actor.owed(self._clock.now()):
-            self._send(actor, effect)
-
-    def _send(self, actor: Actor, effect: Effect) -> None:
-        if actor.agent_id is not None:
-            self._tools.want(actor.agent_id)
-        actor.open_effects += 1
-        permit = partial(self._permit, actor, effect)
-        self._dispatch.submit(effect, permit=permit, answer=partial(self._answer, actor))
-
-    def _permit(self, actor: Actor, effect: Effect) -> bool:
-        """Law 7: the lease was renewed a moment ago, the run is still ours, and the call is still owed."""
-        fresh = self._clock.monotonic() - actor.renewed_at < self._fresh_s
-        ours = self._intending and self._residents.get(actor.id) is actor
-        return fresh and ours and actor.still_owes(effect, self._clock.now())
-
-    def _answer(self, actor: Actor, letter: Letter | None) -> None:
-        actor.open_effects -= 1
-        if letter is not None and self._residents.get(actor.id) is actor:
-            actor.local.append(letter)
-            self._residents.ring_here(actor, "s" if isinstance(letter, Sent) else "h")

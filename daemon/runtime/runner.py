@@ -23,6 +23,7 @@ from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
 from daemon.fabric.waiting import waiting
 from daemon.machine.state import Limits
+from daemon.runtime.authority import Authority
 from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
@@ -33,6 +34,7 @@ from daemon.runtime.ownership import Ownership
 from daemon.runtime.presence import Presence
 from daemon.runtime.residents import Residents
 from daemon.runtime.sweep import Sweep, node_beacon
+from daemon.store.authority import AuthorityRecords
 from daemon.store.claims import Claims
 from daemon.store.journal import Lane
 from daemon.store.passive import PassiveRuns
@@ -42,6 +44,8 @@ from daemon.telemetry import log
 from gateway_client import Gateways
 
 QUIET_S = 5.0
+AUTHORITY_S = 1.0
+"""How soon a node knows of a changed grant, policy or hold that nobody told it of; its commits know at once."""
 RETURNED_S = 1.0
 """What an agent that connected anew is given for sending its RESULTs again, before anybody asks about them."""
 
@@ -61,6 +65,9 @@ class Runner:
         ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
         self._residents = residents = Residents(time.monotonic, hold_s=runtime.log_hold_s, bound=bound)
         self._dispatch, self._catalogue = GatewayDispatch(gateways), Catalogue(gateways.tools, time.monotonic)
+        self._authority = Authority(
+            AuthorityRecords(pool), self._catalogue, clock, period_s=AUTHORITY_S, changed=self._look_again
+        )
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -95,6 +102,7 @@ class Runner:
             aside=Poison(pool),
             weather=self._hearing,
             tools=self._catalogue,
+            authority=self._authority,
             limits=_limits(settings),
             lease_ttl_s=ttl_s,
             linger_s=runtime.linger_s,
@@ -128,6 +136,13 @@ class Runner:
         """Another node had the gap or took over, or Redis is another: ask about the attempts in flight here."""
         self._host.ask_again()
 
+    def authority_changed(self) -> None:
+        """Somebody changed grants, policies or holds: read them now rather than in a moment."""
+        self._authority.hint()
+
+    def _look_again(self) -> None:
+        self._host.look_again()
+
     def returned(self, agent_id: str) -> None:
         """An agent connected anew: after a moment for the RESULTs that it sends again, ask about its calls.
 
@@ -142,6 +157,7 @@ class Runner:
         """The long-lived parts by name; each runs until cancelled."""
         return {
             "host": self._host.run(),
+            "authority": self._authority.run(),
             "take": self._ownership.take(),
             "listen": self._ownership.listen(),
             "renew": self._ownership.renew(self._host.ask_again_about),

@@ -1,9 +1,11 @@
 """The journal: commits transitions of many runs in one statement, fenced, and says exactly what became of each.
 
 Used by ``runtime/host`` through ``ports.Journal``. A transition is committed when run, epoch, owner and last_seq are as
-the turn found them. When the reply is lost, or no row moved, the row is read: mine and advanced to my target means it
-was committed; mine and unchanged, repeat; else fenced. So nothing is ever applied twice. A row older than what was
-committed before means that Postgres lost commits: then the run is parked (``quarantine``), and fenced too.
+the turn found them; one that intends a call, only while the grants, policies and holds stand that it went by. When the
+reply is lost, or no row moved, the row is read: mine and advanced to my target means it was committed; mine and
+unchanged, repeat (or decide again, if the authority is another); else fenced. So nothing is ever applied twice. A row
+older than what was committed before means that Postgres lost commits: then the run is parked (``quarantine``), and
+fenced too.
 
 What is not our fault is repeated for ever; what can never be accepted is split out, alone.
 """
@@ -97,11 +99,11 @@ class Lane:
     async def _commit_once(self, batch: list[Transition]) -> dict[RunId, int]:
         started = time.monotonic()
         connection = await self._connected()
-        *rows_of, verdicts = arguments(batch)
-        if verdicts:
-            rows = await connection.fetch(COMMIT_DECIDING, *rows_of, verdicts)
+        given = arguments(batch)
+        if given.decides:
+            rows = await connection.fetch(COMMIT_DECIDING, *given.moved, *given.decided)
         else:
-            rows = await connection.fetch(COMMIT, *rows_of)
+            rows = await connection.fetch(COMMIT, *given.moved)
         telemetry.commit_seconds.observe(time.monotonic() - started)
         telemetry.commits.inc()
         telemetry.transitions.inc(len(rows))
@@ -120,7 +122,10 @@ class Lane:
             if row is not None and mine and one.events and row["last_seq"] == one.run.last_seq:
                 outcomes.committed[one.run_id] = row["now_ms"]
             elif row is not None and mine and row["last_seq"] == one.expected_seq:
-                again.append(one)
+                if one.authority in (None, row["authority"]):
+                    again.append(one)
+                else:
+                    outcomes.outdated.add(one.run_id)
             else:
                 outcomes.fenced.add(one.run_id)
                 known = Known(one.run_id, one.epoch, one.owner, one.expected_seq)

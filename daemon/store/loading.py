@@ -11,6 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from daemon.machine.commands import Command, CommandId, Epoch, Mark, RunId
+from daemon.machine.record import revision_of
 from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import PAST_KEPT, Attempt, Run, StepState, new_run
 from daemon.store import sql
@@ -22,15 +23,16 @@ async def load(
     connection: Connection, rows: Sequence[asyncpg.Record]
 ) -> tuple[list[tuple[Run, Epoch]], list[asyncpg.Record]]:
     """The runs of claimed rows with their epochs; and the rows that cannot be read (damaged, or of a newer release)."""
-    moved = [row["id"] for row in rows if row["last_seq"]]  # a run without events has no steps and attempts yet
-    found = await connection.fetch(sql.LOAD, moved, PAST_KEPT + 1) if moved else ()
-    kept = {row["id"]: (row["steps"], row["attempts"]) for row in found}
+    moved = [row for row in rows if row["last_seq"]]  # a run without events has no steps and attempts yet
+    where = [row["id"] for row in moved], PAST_KEPT + 1, [row["current_step_index"] for row in moved]
+    found = await connection.fetch(sql.LOAD, *where) if moved else ()
+    kept = {row["id"]: (row["steps"], row["attempts"], row["approval"]) for row in found}
     runs: list[tuple[Run, Epoch]] = []
     unreadable: list[asyncpg.Record] = []
     for row in rows:
         run_id = RunId(row["id"])
         try:
-            run = _restore(row, *kept.get(run_id, ((), ())))
+            run = _restore(row, *kept.get(run_id, ((), (), None)))
         except Exception:  # noqa: BLE001 - whatever is wrong with one run must not stop its neighbours
             log.exception("a run cannot be read", run_id=str(run_id))
             unreadable.append(row)
@@ -45,13 +47,16 @@ def _spec(snapshot: str) -> WorkflowSpec:
     return WorkflowSpec.model_validate(orjson.loads(snapshot))
 
 
-def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any]) -> Run:
+def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any], approval: Sequence[Any] | None) -> Run:
+    principal = orjson.loads(row["principal"]) if row["principal"] is not None else {}
     fresh = new_run(
         run_id=RunId(row["id"]),
         workflow_id=row["workflow_id"],
         user_id=row["user_id"],
         nonce=row["nonce"],
         spec=_spec(row["snapshot"]),
+        groups=tuple(principal.get("groups", ())),
+        admin=principal.get("admin", False),
     )
     states = list(fresh.steps)
     for index, *step in steps:
@@ -72,6 +77,7 @@ def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any])
         error_message=row["error_message"],
         attempt=known[0] if known else None,
         past=tuple(known[1:]),
+        revision=revision_of(approval) if approval is not None else None,
     )
 
 
@@ -93,4 +99,7 @@ def command_of(row: asyncpg.Record) -> Command:
         confirm=payload.get("confirm"),
         reason=payload.get("reason"),
         note=payload.get("note"),
+        digest=payload.get("digest"),
+        comment=payload.get("comment"),
+        arguments=orjson.dumps(payload["arguments"]).decode() if "arguments" in payload else None,
     )

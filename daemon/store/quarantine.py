@@ -41,6 +41,7 @@ from daemon.machine.decide import decide
 from daemon.machine.effects import deadline
 from daemon.machine.events import COMMITS_LOST, RunParked
 from daemon.machine.evolve import Happened, carry
+from daemon.machine.needs import Facts, Unknown
 from daemon.machine.record import Known, Transition, VerdictRow, record, verdict
 from daemon.machine.state import IllegalMove, Limits, Run
 from daemon.store import sql
@@ -151,21 +152,22 @@ async def _park(
         except (IllegalMove, AttributeError, LookupError, TypeError, ValueError):  # rows that say what no engine wrote
             log.exception("a run cannot be parked", run_id=str(run.id))
             damaged[run.id] = (epoch, run.last_seq)
-    await connection.fetch(sql.COMMIT_DECIDING, *sql.arguments(transitions))
-    given = [(one.run_id, one.epoch, token, deadline(one.run, now), one.run.last_seq) for one in transitions]
-    given += [(run_id, epoch, token, None, last_seq) for run_id, (epoch, last_seq) in damaged.items()]
-    await connection.fetch(sql.RELEASE, *sql.columns(given, 5))
+    given = sql.arguments(transitions)
+    await connection.fetch(sql.COMMIT_DECIDING, *given.moved, *given.decided)
+    released = [(one.run_id, one.epoch, token, deadline(one.run, now), one.run.last_seq) for one in transitions]
+    released += [(run_id, epoch, token, None, last_seq) for run_id, (epoch, last_seq) in damaged.items()]
+    await connection.fetch(sql.RELEASE, *sql.columns(released, 5))
     return [run for run, _ in runs if run.id not in damaged], [RunId(run_id) for run_id in damaged]
 
 
 async def _parking(connection: Connection, run: Run, epoch: Epoch, token: str, now: int, message: str) -> Transition:
     """The transition that parks a run. One that has not begun begins first, or its log would begin with a pause."""
     now, verdicts, happened = max(now, run.last_at), list[VerdictRow](), list[Happened]()
-    after = run
+    after, facts = run, Facts(epoch=epoch, gateway_ready=False, limits=Limits(), grounds=Unknown())
     if run.started_at is None:
         for command in map(command_of, await connection.fetch(sql.OPEN_COMMANDS, [run.id])):
             if command.kind == "start":
-                after = carry(after, decide(run, command, now, Limits()).events, now, happened)
+                after = carry(after, decide(run, command, now, facts).events, now, happened)
                 verdicts.append(verdict(command.id, None))
     carry(after, (RunParked(step_index=after.step_index, error_code=COMMITS_LOST, message=message),), now, happened)
     return record(run, happened, at=now, epoch=epoch, owner=token, verdicts=verdicts)

@@ -12,7 +12,7 @@ columns it took 1.4 times as long, and the node twice the CPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from daemon.machine.record import Transition
 
@@ -27,6 +27,7 @@ WITH moved AS (
         error_code = g.error_code, error_message = g.error_message, recoveries = 0, wake_at = NULL
     FROM unnest($1::commit_run[]) AS g
     WHERE r.id = g.run_id AND r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
+        AND ($5::bigint IS NULL OR $5 = (SELECT version FROM authority_version))
     RETURNING r.id, r.last_seq
 ), step_rows AS (
     INSERT INTO workflow_run_steps AS s (
@@ -68,8 +69,19 @@ _DECIDE = """), verdict_rows AS (
     UPDATE workflow_run_commands c SET
         verdict = CASE WHEN t.applied THEN 'applied' ELSE 'refused' END,
         applied_seq = CASE WHEN t.applied THEN moved.last_seq END, code = t.code, message = t.message
-    FROM unnest($5::commit_verdict[]) AS t JOIN moved ON moved.id = t.run_id
+    FROM unnest($6::commit_verdict[]) AS t JOIN moved ON moved.id = t.run_id
     WHERE c.id = t.command_id AND c.run_id = t.run_id AND c.verdict IS NULL
+), approval_rows AS (
+    INSERT INTO workflow_run_approvals AS a (
+        run_id, step_index, revision, state, agent_id, tool_name, digest, schema_hash, arguments, risk,
+        requires_approval, approvers, terms, votes, opened_at_ms, expires_at_ms, expired_at_ms, ended_at_ms, edited_by)
+    SELECT t.run_id, t.step_index, t.revision, t.state, t.agent_id, t.tool_name, t.digest, t.schema_hash,
+        t.arguments::json, t.risk, t.requires_approval, t.approvers, t.terms::json, t.votes::json, t.opened_at_ms,
+        t.expires_at_ms, t.expired_at_ms, t.ended_at_ms, t.edited_by
+    FROM unnest($7::commit_approval[]) AS t JOIN moved ON moved.id = t.run_id
+    ON CONFLICT (run_id, step_index, revision) DO UPDATE SET
+        state = excluded.state, votes = excluded.votes, expires_at_ms = excluded.expires_at_ms,
+        expired_at_ms = excluded.expired_at_ms, ended_at_ms = excluded.ended_at_ms
 """
 
 _TOLD = """
@@ -79,10 +91,11 @@ SELECT id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM
 
 COMMIT = _MOVE + _TOLD
 COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD
-"""As COMMIT, where commands got their verdicts: few commits have any, and all would pay for looking."""
+"""As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay."""
 
 WHERE_IT_STANDS = """
-SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+    (SELECT version FROM authority_version) AS authority
 FROM workflow_runs WHERE id = ANY($1::uuid[])
 """
 
@@ -96,7 +109,8 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
     (extract(epoch FROM r.finished_at) * 1000)::bigint AS finished_ms,
     (extract(epoch FROM r.last_activity_at) * 1000)::bigint AS last_ms,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
-    (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot
+    (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
+    (SELECT s.principal FROM workflow_run_specs s WHERE s.run_id = r.id) AS principal
 """
 
 # Taking a run from an owner who never let it go is a takeover. `recoveries` counts those since its last commit or
@@ -157,7 +171,8 @@ SELECT status, paused_reason, count(*) AS runs FROM workflow_runs
 WHERE status IN ('running', 'paused') AND error_code IS DISTINCT FROM $1 GROUP BY status, paused_reason ORDER BY 1, 2
 """
 
-# The rows of each run in the order of the fields of StepState and Attempt, the newest $2 attempts first.
+# The rows of each run in the order of the fields of StepState, Attempt and ApprovalRow: the newest $2 attempts first,
+# and of the step at which the run stands ($3) the newest revision.
 LOAD = """
 SELECT want.id,
     ARRAY(
@@ -169,8 +184,15 @@ SELECT want.id,
             deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
             ended_at_ms, answered, log_bytes, mark_term, mark_number)
         FROM workflow_run_attempts WHERE run_id = want.id ORDER BY step_index DESC, attempt DESC LIMIT $2
-    ) AS attempts
-FROM unnest($1::uuid[]) AS want(id)
+    ) AS attempts,
+    (
+        SELECT ROW(step_index, revision, state, agent_id, tool_name, digest, schema_hash, arguments::text, risk,
+            requires_approval, approvers, terms::text, votes::text, opened_at_ms, expires_at_ms, expired_at_ms,
+            ended_at_ms, edited_by)
+        FROM workflow_run_approvals WHERE run_id = want.id AND step_index = want.step_index
+        ORDER BY revision DESC LIMIT 1
+    ) AS approval
+FROM unnest($1::uuid[], $3::int[]) AS want(id, step_index)
 """
 
 RELEASE = """
@@ -230,14 +252,26 @@ def columns(rows: Sequence[Sequence[_T]], width: int) -> list[list[_T]]:
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
-def arguments(batch: Sequence[Transition]) -> list[list[tuple[object, ...]]]:
-    """The parameters of COMMIT_DECIDING: rows of ``commit_run``, ``_step``, ``_attempt``, ``_event``, ``_verdict``; the
-    last are none where COMMIT will do."""
+class Arguments(NamedTuple):
+    """The parameters of COMMIT, and what COMMIT_DECIDING has beside them: rows of the types of ``schema``."""
+
+    moved: list[object]
+    decided: list[list[tuple[object, ...]]]
+
+    @property
+    def decides(self) -> bool:
+        return any(self.decided)
+
+
+def arguments(batch: Sequence[Transition]) -> Arguments:
+    """The transitions as parameters. The oldest authority is named for all: if another stands, nobody moves."""
     runs: list[tuple[object, ...]] = []
     steps: list[tuple[object, ...]] = []
     attempts: list[tuple[object, ...]] = []
     events: list[tuple[object, ...]] = []
     verdicts: list[tuple[object, ...]] = []
+    approvals: list[tuple[object, ...]] = []
+    authority: int | None = None
     for one in sorted(batch, key=_by_id):
         run, run_id, at = one.run, one.run_id, one.at
         fence = (run_id, one.epoch, one.owner, one.expected_seq)
@@ -246,6 +280,9 @@ def arguments(batch: Sequence[Transition]) -> list[list[tuple[object, ...]]]:
         steps += [(run_id, *row) for row in one.steps]
         events += [(run_id, row.seq, row.event_type, row.payload.decode(), at) for row in one.events]
         verdicts += [(run_id, *row) for row in one.verdicts]
+        approvals += [(run_id, *row) for row in one.approvals]
+        if one.authority is not None and (authority is None or one.authority < authority):
+            authority = one.authority
         for row in one.attempts:
             a = row.attempt
             name = (run_id, a.step_index, a.index, a.req_id, a.epoch, a.state)
@@ -254,7 +291,7 @@ def arguments(batch: Sequence[Transition]) -> list[list[tuple[object, ...]]]:
             unsent = (a.retry_at, a.tries, a.unsent_reason, a.unsent_detail)
             end = (a.ended_at, a.answered, a.log_bytes, *((a.mark.term, a.mark.number) if a.mark else (None, None)))
             attempts.append((*name, *clock, *cancel, *unsent, *end, *row[1:]))
-    return [runs, steps, attempts, events, verdicts]
+    return Arguments([runs, steps, attempts, events, authority], [verdicts, approvals])
 
 
 def _by_id(one: Transition) -> bytes:

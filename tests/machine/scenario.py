@@ -32,7 +32,8 @@ from daemon.machine.commands import (
     RunId,
     Sent,
 )
-from daemon.machine.decide import Refusal, decide
+from daemon.machine.decide import decide
+from daemon.machine.decision import Refusal
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke, Passive, deadline, effects, run_deadline
 from daemon.machine.events import AttemptEnded, Event, RunParked
 from daemon.machine.evolve import Happened, carry, evolve
@@ -42,6 +43,7 @@ from daemon.machine.record import Transition, VerdictRow, record, verdict
 from daemon.machine.settle import settle
 from daemon.machine.spec import WorkflowSpec, parse_spec
 from daemon.machine.state import Attempt, Limits, Run, make_req_id, new_run
+from tests.machine.grounds import Said
 
 START = 1_800_000_000_000
 """The first moment of every story, epoch ms: 2027-01-15T08:00:00Z."""
@@ -58,20 +60,26 @@ def step(
     goes_on: bool = False,
     timeout_ms: int = 60_000,
     idempotent: bool | None = None,
+    **approval: Any,
 ) -> dict[str, Any]:
-    """The JSON of one step, called and identified by ``name``; its tool is ``demo__<name>`` on agent-1."""
-    return {
-        "id": name,
-        "name": f"Step {name}",
-        "tool_config": {
-            "agent_id": "agent-1",
-            "tool_name": f"demo__{name}",
-            "arguments": {"n": 1},
-            "timeout_ms": timeout_ms,
-        },
-        "approval_policy": "manual" if manual else "auto",
-        "on_error": "continue" if goes_on else "stop",
-    } | ({} if idempotent is None else {"idempotent": idempotent})
+    """The JSON of one step, called and identified by ``name``; its tool is ``demo__<name>`` on agent-1. ``approval``:
+    the terms under which it is approved."""
+    return (
+        {
+            "id": name,
+            "name": f"Step {name}",
+            "tool_config": {
+                "agent_id": "agent-1",
+                "tool_name": f"demo__{name}",
+                "arguments": {"n": 1},
+                "timeout_ms": timeout_ms,
+            },
+            "approval_policy": "manual" if manual else "auto",
+            "on_error": "continue" if goes_on else "stop",
+        }
+        | ({} if idempotent is None else {"idempotent": idempotent})
+        | ({"approval": approval} if approval else {})
+    )
 
 
 def spec(*steps: dict[str, Any], **more: Any) -> WorkflowSpec:
@@ -137,14 +145,17 @@ class Story:
         limits: Limits | None = None,
         listening: bool = True,
         hints: Mapping[tuple[str, str], Hint] | None = None,
+        grounds: Said | None = None,
         started: bool = True,
     ) -> None:
-        """``listening``: somebody is subscribed to the Gateway. ``hints``: what tools say of themselves.
+        """``listening``: somebody is subscribed to the Gateway. ``hints``: what tools say of themselves. ``grounds``:
+        what stands about calls.
         ``started``: the start command was given already.
         """
         self.limits = limits or Limits()
         self.listening = listening
         self.hints = dict(hints or {})
+        self.grounds = grounds or Said()
         self.epoch = Epoch(1)
         self.now = at
         self.run = self._replayed = new_run(
@@ -202,7 +213,7 @@ class Story:
         self.strangers += strangers
         refusals: list[Refusal | None] = []
         for command in commands:
-            decision = decide(run, command, self.now, self.limits)
+            decision = decide(run, command, self.now, self.facts)
             refusals.append(decision.refusal)
             assert not (decision.refusal and decision.events), "a refusal that does something"
             run = carry(run, decision.events, self.now, happened)
@@ -233,7 +244,13 @@ class Story:
 
     @property
     def facts(self) -> Facts:
-        return Facts(epoch=self.epoch, gateway_ready=self.listening, limits=self.limits, hints=self.hints)
+        return Facts(
+            epoch=self.epoch,
+            gateway_ready=self.listening,
+            limits=self.limits,
+            grounds=self.grounds,
+            hints=self.hints,
+        )
 
     @property
     def attempt(self) -> Attempt:

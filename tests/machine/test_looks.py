@@ -47,7 +47,8 @@ def test_a_run_that_only_looks_owes_an_inquiry_and_has_the_alarm_that_its_rows_t
         assert next_alarm(facts, now) == deadline(story.run, now)
         assert all(isinstance(effect, Inquire) for effect in effects(story.run, SOMEBODY_ELSE, now))
         assert facts.req_id in {effect.req_id for effect in effects(story.run, SOMEBODY_ELSE, now)}
-        deaf = Facts(epoch=SOMEBODY_ELSE, gateway_ready=heard, limits=bounds, unheard=frozenset({"agent-1"}))
+        unheard = frozenset({"agent-1"})
+        deaf = Facts(epoch=SOMEBODY_ELSE, gateway_ready=heard, limits=bounds, grounds=story.grounds, unheard=unheard)
         assert settle(story.run, now, deaf) == (story.run, [])
 
 

@@ -59,9 +59,9 @@ def test_a_manual_step_pauses_with_awaiting_approval_and_calls_nothing() -> None
 def test_approve_and_resume_both_let_a_manual_step_go_on(kind: str) -> None:
     story = Story(step(manual=True))
     story.wait(5_000)
-    assert story.say(kind, by="boss") is None
+    assert story.say(kind, by="ann") is None
     assert story.statuses == ("running",)
-    assert (story.run.steps[0].approved_by, story.run.steps[0].approved_at) == ("boss", story.now)
+    assert (story.run.steps[0].approved_by, story.run.steps[0].approved_at) == ("ann", story.now)
     assert story.types[-2:] == ["step.approved", "step.progress"]
 
 
@@ -202,7 +202,7 @@ def test_a_second_cancel_changes_nothing() -> None:
 
 def test_reject_fails_the_run() -> None:
     story = Story(step("a", manual=True), step("b"))
-    assert story.say("reject", by="boss", reason="too risky") is None
+    assert story.say("reject", by="ann", reason="too risky") is None
     assert (story.run.status, story.run.error_code) == ("failed", "approval_rejected")
     assert story.statuses == ("rejected", "pending")
     assert story.types[-2:] == ["step.rejected", "run.failed"]

@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import fields, replace
 
 from daemon.machine import state, wire
-from daemon.machine.commands import CommandKind, Epoch, Mark
+from daemon.machine.approval import Difference, Vote, freeze
+from daemon.machine.commands import CommandKind, Epoch, Mark, Who
 from daemon.machine.decide import TABLE
 from daemon.machine.events import (
     AttemptCanceling,
@@ -32,14 +33,18 @@ from daemon.machine.events import (
     RunResumed,
     StepApproved,
     StepCompleted,
+    StepEdited,
+    StepExpired,
     StepFailed,
     StepMarkedDone,
     StepPaused,
     StepRejected,
     StepRepeating,
     StepSkipped,
+    StepVoted,
 )
 from daemon.machine.evolve import evolve
+from daemon.machine.ground import Ground
 from daemon.machine.state import ATTEMPT_MOVES, IN_FLIGHT, RUN_MOVES, STEP_MOVES, TERMINAL, IllegalMove, Run
 from tests.machine.scenario import START, Story, canceled, step
 
@@ -74,6 +79,7 @@ def test_terminal_states_have_no_moves_and_all_others_have() -> None:
         "success",
         "skipped",
         "rejected",
+        "expired",
         "canceled",
     }
 
@@ -117,18 +123,46 @@ def instances() -> dict[type[Any], tuple[Run, Event]]:
     bounced = Story()
     bounced.bounce("gateway_unavailable")
     until, again = START + 1, Epoch(2)
+    ann = Who(roles=("operator",), address="10.0.0.1")
+    asked = waiting.revision
+    assert asked is not None
+    vote = Vote(by="ann", at=START, who=ann, digest=asked.digest, comment="fine")
+    edited = freeze(waiting.spec.steps[0], step_index=0, number=2, ground=Ground(), now=START, edited='{"n":2}')
     return {
         RunCreated: (fresh, RunCreated(title="T", steps=1, by="ann")),
-        RunResumed: (failed, RunResumed(paused_reason="outcome_unknown", by="ann")),
+        RunResumed: (failed, RunResumed(paused_reason="outcome_unknown", by="ann", who=ann)),
         RunCompleted: (run, RunCompleted()),
         RunFailed: (run, RunFailed(error_code="run_timeout", message="no", until=until)),
-        RunCanceled: (run, RunCanceled(reason=None, by="ann", until=until)),
+        RunCanceled: (run, RunCanceled(reason=None, by="ann", until=until, who=ann)),
         RunParked: (run, RunParked(step_index=0, message="oops")),
-        StepPaused: (run, StepPaused(step_index=0, paused_reason="step_failed")),
-        StepApproved: (waiting, StepApproved(step_index=0, by="ann")),
-        StepRejected: (waiting, StepRejected(step_index=0, by="ann", reason="no")),
-        StepSkipped: (failed, StepSkipped(step_index=0, by="ann", reason="no")),
-        StepMarkedDone: (failed, StepMarkedDone(step_index=0, by="ann", note="seen")),
+        StepPaused: (
+            run,
+            StepPaused(
+                step_index=0,
+                paused_reason="awaiting_approval",
+                code="x",
+                message="y",
+                revision=edited,
+                voids="it changed",
+            ),
+        ),
+        StepVoted: (waiting, StepVoted(step_index=0, vote=vote)),
+        StepApproved: (waiting, StepApproved(step_index=0, vote=vote)),
+        StepRejected: (waiting, StepRejected(step_index=0, by="ann", reason="no", who=ann, digest=asked.digest)),
+        StepEdited: (
+            waiting,
+            StepEdited(
+                step_index=0,
+                by="ann",
+                revision=edited,
+                diff=(Difference(path="/n", op="replace", before=1, after=2),),
+                who=ann,
+                comment="two",
+            ),
+        ),
+        StepExpired: (waiting, StepExpired(step_index=0, rejects=True)),
+        StepSkipped: (failed, StepSkipped(step_index=0, by="ann", reason="no", who=ann)),
+        StepMarkedDone: (failed, StepMarkedDone(step_index=0, by="ann", note="seen", who=ann)),
         StepRepeating: (run, StepRepeating(step_index=0, attempt_index=0, because="declared", at=until)),
         StepCompleted: (run, StepCompleted(step_index=0)),
         StepFailed: (run, StepFailed(step_index=0, attempt_index=0)),
@@ -184,6 +218,8 @@ UNTOLD = {
     "error_code": "told as error",
     "error_message": "told as error",
     "step_index": "told as current_step_index",
+    "code": "told as error_code",
+    "vote": "told as by, digest_given, comment and who",
     "detail": "told as message",
     "outcome": "told as itself and as v0's state, or as what it settles",
 }

@@ -17,6 +17,7 @@ from daemon.store.commands import Commands
 from daemon.store.journal import Lane
 from daemon.store.pool import Pool
 from gateway_client import GatewayClient, Invocation
+from tests.machine.grounds import Said
 from tests.patience import eventually
 from tests.runtime.harness import Rig, count, step
 
@@ -38,7 +39,7 @@ async def intend(rig: Rig, run_id: RunId, limits: Limits = PATIENT) -> Intended:
     ((run, epoch),), now = await claims.claim({run_id: DEAD})
     actor = Actor(run=run, epoch=epoch, owner=DEAD, renewed_at=0.0)
     commands: list[Command] = (await claims.open_commands([run_id]))[run_id]
-    turn = actor.turn([], commands, now, Facts(epoch=epoch, gateway_ready=True, limits=limits))
+    turn = actor.turn([], commands, now, Facts(epoch=epoch, gateway_ready=True, limits=limits, grounds=Said()))
     assert turn.transition is not None
     try:
         assert run_id in (await lane.commit([turn.transition])).committed
