@@ -109,13 +109,8 @@ class Runner:
             batch=settings.store.journal_batch,
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        self._looks = Looks(
-            runs=PassiveRuns(pool),
-            inbox=inbox,
-            ready=ready,
-            waiting=partial(waiting, redis, keys),
-            results=gateways.results,
-        )
+        wait = partial(waiting, redis, keys)
+        self._looks = Looks(runs=PassiveRuns(pool), inbox=inbox, ready=ready, waiting=wait, results=gateways.results)
         self._sweep = _sweep(settings, node, redis, keys, claims, self._looks, leases, inbox, ready, self.unsure)
 
     @property

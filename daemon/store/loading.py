@@ -23,9 +23,8 @@ async def load(
     connection: Connection, rows: Sequence[asyncpg.Record]
 ) -> tuple[list[tuple[Run, Epoch]], list[asyncpg.Record]]:
     """The runs of claimed rows with their epochs; and the rows that cannot be read (damaged, or of a newer release)."""
-    moved = [row for row in rows if row["last_seq"]]  # a run without events has no steps and attempts yet
-    where = [row["id"] for row in moved], PAST_KEPT + 1, [row["current_step_index"] for row in moved]
-    found = await connection.fetch(sql.LOAD, *where) if moved else ()
+    moved = [row["id"] for row in rows if row["last_seq"]]  # a run without events has no steps and attempts yet
+    found = await connection.fetch(sql.LOAD, moved, PAST_KEPT + 1) if moved else ()
     kept = {row["id"]: (row["steps"], row["attempts"], row["approval"]) for row in found}
     runs: list[tuple[Run, Epoch]] = []
     unreadable: list[asyncpg.Record] = []

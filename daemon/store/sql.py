@@ -172,7 +172,7 @@ WHERE status IN ('running', 'paused') AND error_code IS DISTINCT FROM $1 GROUP B
 """
 
 # The rows of each run in the order of the fields of StepState, Attempt and ApprovalRow: the newest $2 attempts first,
-# and of the step at which the run stands ($3) the newest revision.
+# and of the revisions the newest.
 LOAD = """
 SELECT want.id,
     ARRAY(
@@ -189,10 +189,9 @@ SELECT want.id,
         SELECT ROW(step_index, revision, state, agent_id, tool_name, digest, schema_hash, arguments::text, risk,
             requires_approval, approvers, terms::text, votes::text, opened_at_ms, expires_at_ms, expired_at_ms,
             ended_at_ms, edited_by)
-        FROM workflow_run_approvals WHERE run_id = want.id AND step_index = want.step_index
-        ORDER BY revision DESC LIMIT 1
+        FROM workflow_run_approvals WHERE run_id = want.id ORDER BY step_index DESC, revision DESC LIMIT 1
     ) AS approval
-FROM unnest($1::uuid[], $3::int[]) AS want(id, step_index)
+FROM unnest($1::uuid[]) AS want(id)
 """
 
 RELEASE = """

@@ -115,26 +115,17 @@ def test_a_move_that_is_not_in_the_table_is_refused(name: str) -> None:
                 state.check_move(moves, old, new)
 
 
-def instances() -> dict[type[Any], tuple[Run, Event]]:
-    """One event of every class with a run to which it may happen."""
-    fresh, waiting, failed = Story(started=False).run, Story(step(manual=True)).run, _unknown().run
-    story = Story()
-    run, req_id = story.run, story.req
-    bounced = Story()
-    bounced.bounce("gateway_unavailable")
-    until, again = START + 1, Epoch(2)
-    ann = Who(roles=("operator",), address="10.0.0.1")
+ANN = Who(roles=("operator",), address="10.0.0.1")
+
+
+def _about_approval() -> dict[type[Any], tuple[Run, Event]]:
+    """``instances`` of what concerns a call that waits for approval."""
+    run, waiting = Story().run, Story(step(manual=True)).run
     asked = waiting.revision
     assert asked is not None
-    vote = Vote(by="ann", at=START, who=ann, digest=asked.digest, comment="fine")
+    vote = Vote(by="ann", at=START, who=ANN, digest=asked.digest, comment="fine")
     edited = freeze(waiting.spec.steps[0], step_index=0, number=2, ground=Ground(), now=START, edited='{"n":2}')
     return {
-        RunCreated: (fresh, RunCreated(title="T", steps=1, by="ann")),
-        RunResumed: (failed, RunResumed(paused_reason="outcome_unknown", by="ann", who=ann)),
-        RunCompleted: (run, RunCompleted()),
-        RunFailed: (run, RunFailed(error_code="run_timeout", message="no", until=until)),
-        RunCanceled: (run, RunCanceled(reason=None, by="ann", until=until, who=ann)),
-        RunParked: (run, RunParked(step_index=0, message="oops")),
         StepPaused: (
             run,
             StepPaused(
@@ -148,7 +139,7 @@ def instances() -> dict[type[Any], tuple[Run, Event]]:
         ),
         StepVoted: (waiting, StepVoted(step_index=0, vote=vote)),
         StepApproved: (waiting, StepApproved(step_index=0, vote=vote)),
-        StepRejected: (waiting, StepRejected(step_index=0, by="ann", reason="no", who=ann, digest=asked.digest)),
+        StepRejected: (waiting, StepRejected(step_index=0, by="ann", reason="no", who=ANN, digest=asked.digest)),
         StepEdited: (
             waiting,
             StepEdited(
@@ -156,13 +147,32 @@ def instances() -> dict[type[Any], tuple[Run, Event]]:
                 by="ann",
                 revision=edited,
                 diff=(Difference(path="/n", op="replace", before=1, after=2),),
-                who=ann,
+                who=ANN,
                 comment="two",
             ),
         ),
         StepExpired: (waiting, StepExpired(step_index=0, rejects=True)),
-        StepSkipped: (failed, StepSkipped(step_index=0, by="ann", reason="no", who=ann)),
-        StepMarkedDone: (failed, StepMarkedDone(step_index=0, by="ann", note="seen", who=ann)),
+    }
+
+
+def instances() -> dict[type[Any], tuple[Run, Event]]:
+    """One event of every class with a run to which it may happen."""
+    fresh, failed = Story(started=False).run, _unknown().run
+    story = Story()
+    run, req_id = story.run, story.req
+    bounced = Story()
+    bounced.bounce("gateway_unavailable")
+    until, again = START + 1, Epoch(2)
+    return {
+        RunCreated: (fresh, RunCreated(title="T", steps=1, by="ann")),
+        RunResumed: (failed, RunResumed(paused_reason="outcome_unknown", by="ann", who=ANN)),
+        RunCompleted: (run, RunCompleted()),
+        RunFailed: (run, RunFailed(error_code="run_timeout", message="no", until=until)),
+        RunCanceled: (run, RunCanceled(reason=None, by="ann", until=until, who=ANN)),
+        RunParked: (run, RunParked(step_index=0, message="oops")),
+        **_about_approval(),
+        StepSkipped: (failed, StepSkipped(step_index=0, by="ann", reason="no", who=ANN)),
+        StepMarkedDone: (failed, StepMarkedDone(step_index=0, by="ann", note="seen", who=ANN)),
         StepRepeating: (run, StepRepeating(step_index=0, attempt_index=0, because="declared", at=until)),
         StepCompleted: (run, StepCompleted(step_index=0)),
         StepFailed: (run, StepFailed(step_index=0, attempt_index=0)),

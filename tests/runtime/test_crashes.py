@@ -12,6 +12,7 @@ from daemon.machine.commands import Command, RunId
 from daemon.machine.needs import Facts
 from daemon.machine.state import Limits, make_req_id
 from daemon.runtime.actor import Actor
+from daemon.store.authority import AuthorityRecords
 from daemon.store.claims import Claims
 from daemon.store.commands import Commands
 from daemon.store.journal import Lane
@@ -39,7 +40,9 @@ async def intend(rig: Rig, run_id: RunId, limits: Limits = PATIENT) -> Intended:
     ((run, epoch),), now = await claims.claim({run_id: DEAD})
     actor = Actor(run=run, epoch=epoch, owner=DEAD, renewed_at=0.0)
     commands: list[Command] = (await claims.open_commands([run_id]))[run_id]
-    turn = actor.turn([], commands, now, Facts(epoch=epoch, gateway_ready=True, limits=limits, grounds=Said()))
+    grounds = Said()
+    grounds.version = await AuthorityRecords(rig.pool).version()
+    turn = actor.turn([], commands, now, Facts(epoch=epoch, gateway_ready=True, limits=limits, grounds=grounds))
     assert turn.transition is not None
     try:
         assert run_id in (await lane.commit([turn.transition])).committed

@@ -48,7 +48,7 @@ async def test_the_view_of_a_run_has_its_steps_attempts_and_snapshot(book: Book)
     story.hear(acked(story.req), chunk(story.req, "no luck\n"), failed(story.req, "broken", "why"))
     story.say("resume")
     story.hear(acked(story.req), done(story.req, {"answer": 42}))
-    story.say("approve", by="bob")
+    story.say("approve", by="ann")
     await book.write(story)
 
     view = await book.runs.view(story.run.id, user_id="ann")
@@ -57,7 +57,7 @@ async def test_the_view_of_a_run_has_its_steps_attempts_and_snapshot(book: Book)
     assert orjson.loads(view.snapshot) == story.run.spec.model_dump(mode="json")
     assert [(one.step_id, one.status, one.approved_by) for one in view.steps] == [
         ("a", "success", None),
-        ("b", "running", "bob"),
+        ("b", "running", "ann"),
     ]
     first, second, third = view.attempts
     assert (first.state, orjson.loads(first.error or ""), first.log_tail) == (
