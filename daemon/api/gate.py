@@ -81,13 +81,15 @@ def _caller(request: web.Request) -> Caller:
 def _origin(request: web.Request, caller: Caller) -> Origin:
     """For the audit: who, and over which connection."""
     client = request.headers.get("User-Agent")
+    if client is not None:  # whatever bytes it was: what Postgres cannot store must not spoil what it stands beside
+        client = client.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x00", "")[:MAX_CLIENT]
     return Origin(
         actor=caller.user_id,
         roles=tuple(sorted(caller.roles)),
         groups=tuple(sorted(caller.groups)),
         via=caller.via,
         address=request.remote,
-        client=client[:MAX_CLIENT] if client is not None else None,
+        client=client,
     )
 
 

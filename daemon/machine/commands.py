@@ -24,10 +24,21 @@ Urgency = Literal["s", "h", "c"]
 CommandKind = Literal["start", "approve", "reject", "resume", "skip", "mark_done", "cancel"]
 
 
+class Who(Struct, frozen=True, kw_only=True, gc=False):
+    """From where a person's word came: of their token and its connection, never of a body."""
+
+    roles: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    via: str | None = None
+    address: str | None = None
+    client: str | None = None
+
+
 class Command(Struct, frozen=True, kw_only=True, gc=False):
     """One row of ``workflow_run_commands``: what a person (``issued_by``) wants of the run.
 
-    ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned.
+    ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned. ``who``: with
+    which roles and groups they said it; nothing, of commands that were written down before this was kept.
     """
 
     id: CommandId
@@ -38,6 +49,7 @@ class Command(Struct, frozen=True, kw_only=True, gc=False):
     confirm: str | None = None
     reason: str | None = None
     note: str | None = None
+    who: Who = Who()
 
 
 class Mark(Struct, frozen=True, gc=False):

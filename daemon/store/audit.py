@@ -22,6 +22,19 @@ VALUES ($1, $2::text[], $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
 """
 
 
+def kept(origin: Origin) -> str:
+    """As a command's row keeps it; who it was stands there as ``issued_by``."""
+    return orjson.dumps(
+        {
+            "roles": origin.roles,
+            "groups": origin.groups,
+            "via": origin.via,
+            "address": origin.address,
+            "client": origin.client,
+        }
+    ).decode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deed:
     """One line: what was done or refused. ``action`` is ``noun.verb``, such as ``grant.added`` or ``hold.released``."""

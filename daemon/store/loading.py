@@ -10,7 +10,7 @@ import asyncpg
 import orjson
 from msgspec.structs import replace
 
-from daemon.machine.commands import Command, CommandId, Epoch, Mark, RunId
+from daemon.machine.commands import Command, CommandId, Epoch, Mark, RunId, Who
 from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import PAST_KEPT, Attempt, Run, StepState, new_run
 from daemon.store import sql
@@ -84,6 +84,7 @@ def _attempt(*row: Any) -> Attempt:
 def command_of(row: asyncpg.Record) -> Command:
     """A row of OPEN_COMMANDS."""
     payload: dict[str, Any] = orjson.loads(row["payload"])
+    origin: dict[str, Any] = orjson.loads(row["origin"] or "{}")
     return Command(
         id=CommandId(row["id"]),
         kind=row["kind"],
@@ -93,4 +94,11 @@ def command_of(row: asyncpg.Record) -> Command:
         confirm=payload.get("confirm"),
         reason=payload.get("reason"),
         note=payload.get("note"),
+        who=Who(
+            roles=tuple(origin.get("roles", ())),
+            groups=tuple(origin.get("groups", ())),
+            via=origin.get("via"),
+            address=origin.get("address"),
+            client=origin.get("client"),
+        ),
     )
