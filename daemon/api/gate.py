@@ -14,6 +14,7 @@ from aiohttp import web
 
 from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
 from daemon.auth.tickets import admit
 from daemon.auth.tokens import authenticate
@@ -55,6 +56,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     except RunwardenError as fault:
         if not isinstance(fault, CallerError):
             log.warning("a request could not be served", path=request.path, fault=str(fault))
+        await note_refusal(request, fault)
         return problem(fault)
     except web.HTTPRequestEntityTooLarge:
         limit = request.app[CONTEXT].settings.body_limit_bytes

@@ -121,7 +121,7 @@ async def _blocked(pool: Pool) -> bool:
 async def test_a_template_is_read_as_it_was_stored_and_by_its_user_only(pool: Pool) -> None:
     workflows, number = Workflows(pool), uuid7.uuid7()
     text = '{"title":  "é\\u0041", "steps":[]}'
-    stored = await workflows.add(workflow_id=number, user_id="ann", title="T", description=None, spec=text)
+    stored = await workflows.add(workflow_id=number, user_id="ann", title="T", description=None, spec=text, origin=ANN)
     assert stored.spec == text
     assert await workflows.get(number, user_id="ann") == stored
     assert await workflows.get(number, user_id="bob") is None

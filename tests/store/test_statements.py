@@ -66,7 +66,7 @@ async def test_a_run_is_read_in_one_statement_however_much_there_is_of_it(book: 
 
 async def test_a_run_is_created_of_a_workflow_in_one_statement_and_not_of_another_s(ear: Ear, pool: Pool) -> None:
     workflow, text = uuid7.uuid7(), '{"title": "é", "steps":  []}'
-    await Workflows(pool).add(workflow_id=workflow, user_id="ann", title="T", description=None, spec=text)
+    await Workflows(pool).add(workflow_id=workflow, user_id="ann", title="T", description=None, spec=text, origin=ANN)
     about = {"workflow_id": workflow, "nonce": NONCE}
     run_id, start = RunId(uuid7.uuid7()), uuid7.uuid7()
     view = await Runs(ear.pool).create_of(run_id=run_id, user_id="ann", command_id=start, origin=ANN, **about)
