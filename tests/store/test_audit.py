@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -11,8 +13,11 @@ from msgspec.structs import replace
 
 from daemon.auth.caller import Origin
 from daemon.machine.commands import Command, CommandId, CommandKind, RunId, Who
-from daemon.store import quarantine
+from daemon.store import quarantine, trail
+from daemon.store.audit import Deed, note
 from daemon.store.commands import Commands, NewCommand
+from daemon.store.pool import Pool
+from daemon.store.trail import Search, Spot, Trail
 from tests.machine.scenario import WORKFLOW_ID, Story, acked, failed, step
 from tests.store.conftest import Book
 
@@ -160,3 +165,56 @@ async def test_what_does_not_pass_the_fence_leaves_no_line(book: Book) -> None:
     await book.lane.commit([replace(lost, owner="thief", epoch=0), kept])
     (line,) = (await lines(book))[len(before) :]
     assert line["run_id"] == other.run.id
+
+
+async def test_a_line_is_its_run_s_or_its_agent_s_owner_s_unless_it_says_whose(book: Book) -> None:
+    story = await book.open(user="ann")
+    await book.pool.execute("INSERT INTO agent_bindings (agent_id, owner, bound_by) VALUES ('desk', 'bob', 'root')")
+    deeds = [
+        Deed(action="of.a.run", run_id=story.run.id, agent_id="desk"),
+        Deed(action="of.an.agent", agent_id="desk"),
+        Deed(action="of.nothing", run_id=RunId(uuid7.uuid7()), agent_id="none"),
+        Deed(action="of.whom.it.says", run_id=story.run.id, owner="joe"),
+    ]
+    async with book.pool.acquire() as connection:
+        for deed in deeds:
+            await note(connection, EVE, deed)
+    assert [line["owner"] for line in await lines(book)] == ["ann", "bob", None, "joe"]
+
+
+LIMIT = 50
+SEARCHES = {
+    "everything": Search(),
+    "a while": Search(since=datetime(2026, 1, 3, tzinfo=UTC), until=datetime(2026, 1, 4, tzinfo=UTC)),
+    "somebody's": Search(actor="user-7"),
+    "of a run": Search(run_id=UUID(int=7)),
+    "of an agent": Search(agent_id="agent-7"),
+    "further back": Search(after=Spot(datetime(2026, 1, 3, tzinfo=UTC), 5000)),
+    "kinds that are common": Search(action="run.", outcome="applied"),
+}
+
+
+@pytest.mark.parametrize("user", [None, "user-7"])
+async def test_a_page_is_read_by_an_index_and_costs_no_more_the_longer_the_log(pool: Pool, user: str | None) -> None:
+    await pool.execute(
+        "INSERT INTO audit_log (at, actor, owner, action, outcome, run_id, agent_id)"
+        " SELECT timestamptz '2026-01-01Z' + make_interval(secs => n * 20), 'user-' || n % 40, 'user-' || n % 41,"
+        " 'run.start', 'applied', lpad(to_hex(n % 100), 32, '0')::uuid, 'agent-' || n % 100"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    await pool.execute("ANALYZE audit_log")
+    for name, wanted in SEARCHES.items():
+        assert await Trail(pool).listed(wanted, user_id=user, limit=LIMIT), name
+        query, arguments = trail._query(wanted, user, LIMIT)
+        ((told,),) = await pool.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", *arguments)
+        scans = [node for node in nodes(orjson.loads(told)[0]["Plan"]) if node.get("Relation Name") == "audit_log"]
+        assert scans
+        assert "Seq Scan" not in {scan["Node Type"] for scan in scans}, (name, told)
+        if user is None or name not in ("of a run", "of an agent"):  # of one user there are few of these anyway
+            read = sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans)
+            assert read <= 3 * LIMIT, (name, told)
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """A plan's nodes, flat."""
+    return [plan, *(node for part in plan.get("Plans", ()) for node in nodes(part))]
