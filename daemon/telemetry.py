@@ -119,6 +119,9 @@ requests = _counters("runwarden_http_requests_total", "Requests, by route and st
 request_seconds = _histograms("runwarden_http_request_seconds", "Time of a request by route, but streams.", "route")
 watchers = _gauge("runwarden_watchers", "Open event streams, and handlers waiting for a verdict.")
 sse_cut = _counter("runwarden_sse_cut_total", "Event streams cut off because the client read too slowly.")
+audit_withheld = _counter(
+    "runwarden_audit_withheld_total", "Refusals (403) not written down: too many of one caller, or Postgres was away."
+)
 verdict_seconds = _histogram("runwarden_verdict_seconds", "From a command's row to its verdict, as its handler saw it.")
 
 

@@ -23,10 +23,10 @@ CREATE TABLE audit_log (
     detail   json NOT NULL DEFAULT '{}'
 );
 CREATE INDEX audit_log_by_time ON audit_log (at, id);
-CREATE INDEX audit_log_by_actor ON audit_log (actor, id);
-CREATE INDEX audit_log_by_run ON audit_log (run_id, id) WHERE run_id IS NOT NULL;
-CREATE INDEX audit_log_by_agent ON audit_log (agent_id, id) WHERE agent_id IS NOT NULL;
-CREATE INDEX audit_log_by_owner ON audit_log (owner, id) WHERE owner IS NOT NULL;
+CREATE INDEX audit_log_by_actor ON audit_log (actor, at, id);
+CREATE INDEX audit_log_by_run ON audit_log (run_id, at, id) WHERE run_id IS NOT NULL;
+CREATE INDEX audit_log_by_agent ON audit_log (agent_id, at, id) WHERE agent_id IS NOT NULL;
+CREATE INDEX audit_log_by_owner ON audit_log (owner, at, id) WHERE owner IS NOT NULL;
 
 CREATE FUNCTION refuse_to_rewrite_the_audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -193,6 +193,39 @@ class Bulk(BaseModel):
     more: bool
 
 
+class AuditLine(BaseModel):
+    """Who did or decided what, when and from where; or was refused it."""
+
+    id: int
+    at: datetime
+    actor: str
+    roles: list[str]
+    via: str | None = Field(description="The service token that spoke for them, as `token:<id>`.")
+    address: str | None
+    client: str | None = Field(description="The `User-Agent`.")
+    action: str = Field(
+        description="What was done, such as `run.approve` or `workflow.created`; of a request that was refused with"
+        " 403, the name of its operation here."
+    )
+    outcome: Literal["applied", "refused"]
+    code: str | None
+    run_id: UUID | None
+    owner: str | None = Field(description="Whose thing it is about, if that is you or you are an admin.")
+    step_id: str | None
+    agent_id: str | None
+    target: str | None = Field(description="What else it is about: the id of a workflow, grant, policy or token.")
+    digest: str | None
+    comment: str | None
+    detail: dict[str, Any]
+
+
+class AuditPage(BaseModel):
+    """Lines of the audit, newest first; ``next_cursor`` is null on the last page."""
+
+    items: list[AuditLine]
+    next_cursor: str | None
+
+
 class Ticket(BaseModel):
     """Opens the event stream of one run, as ``?ticket=``, until ``expires_at``; the stream ends with your token."""
 

@@ -10,11 +10,12 @@ import orjson
 from aiohttp import web
 
 from daemon.api import answers as told
-from daemon.api import bulk, decisions, docs, ops, runs, stream, workflows
+from daemon.api import audit, bulk, decisions, docs, ops, runs, stream, workflows
 from daemon.api.context import CONTEXT, DOCUMENT, Context
 from daemon.api.contract import Answer, Problems, Route, merged
 from daemon.api.gate import EVENTS, gate
 from daemon.api.openapi import describe
+from daemon.api.refusals import REFUSALS, Refusals
 
 FLOWS = "/v1/workflows"
 FLOW = FLOWS + "/{workflow_id}"
@@ -81,6 +82,15 @@ API = [
     Route("GET", EVENTS, stream.events, STREAM, merged(NO_SUCH, {503: ("too_many_streams",)})),
 ]
 
+API += [
+    Route(
+        "GET",
+        "/v1/audit",
+        audit.listed,
+        {200: Answer(says="A page, or an export.", model=told.AuditPage, media="application/x-ndjson")},
+    ),
+]
+
 OPS = [
     Route("GET", "/healthz", ops.healthz, {200: Answer(says="Alive.", model=told.Health)}, open=True),
     Route("GET", "/readyz", ops.readyz, READY, open=True),
@@ -104,6 +114,7 @@ def make_app(context: Context, *, ops_only: bool = False) -> web.Application:
     """The application over everything it may use; ``ops_only``: what a runner answers."""
     app = web.Application(middlewares=[gate], client_max_size=context.settings.body_limit_bytes)
     app[CONTEXT] = context
+    app[REFUSALS] = Refusals()
     app[DOCUMENT] = cast("Callable[[], bytes]", document)
     app.add_routes([route.bound() for route in (OPS if ops_only else ROUTES)])
     if not ops_only:

@@ -15,12 +15,13 @@ import uuid_utils.compat as uuid7
 from aiohttp import web
 from pydantic import ConfigDict, Field, model_validator
 
-from daemon.api.context import CALLER, CONTEXT, Context
+from daemon.api.context import CALLER, CONTEXT, ORIGIN, Context
 from daemon.api.decisions import Text, command_url
 from daemon.api.intake import Body, Id
 from daemon.api.repeats import Repeatable, once
 from daemon.api.selection import Selection
 from daemon.api.shapes import json_response
+from daemon.auth.caller import Origin
 from daemon.machine.commands import CommandId, CommandKind
 from daemon.machine.events import PausedReason
 from daemon.store.commands import NewCommand
@@ -70,7 +71,7 @@ async def decide(request: web.Request, headers: Repeatable, body: BulkBody) -> w
     heads, more = found[: body.limit], len(found) > body.limit
     items: dict[UUID, dict[str, Any]] = {head.id: _item(head) for head in heads}
     fitting = [head for head in heads if _fits(head, body.action, items[head.id])]
-    commands = [] if body.dry_run else [_command(head, body, user) for head in fitting]
+    commands = [] if body.dry_run else [_command(head, body, request[ORIGIN]) for head in fitting]
     for command in commands:
         items[command.run_id]["command"] = command_url(command.run_id, command.id)
     for named in body.filter.run_ids or () if not more else ():
@@ -126,7 +127,7 @@ def _fits(head: RunHead, action: str, item: dict[str, Any]) -> bool:
     return True
 
 
-def _command(head: RunHead, body: BulkBody, user: str) -> NewCommand:
+def _command(head: RunHead, body: BulkBody, origin: Origin) -> NewCommand:
     kind: CommandKind = "cancel" if body.action == "cancel" else "resume"
     said = {"reason": body.reason} if kind == "cancel" else {"confirm": body.confirm}
     return NewCommand(
@@ -135,7 +136,7 @@ def _command(head: RunHead, body: BulkBody, user: str) -> NewCommand:
         kind=kind,
         payload={key: value for key, value in said.items() if value is not None},
         seen_seq=None if kind == "cancel" else head.paused_seq,
-        issued_by=user,
+        origin=origin,
     )
 
 

@@ -11,9 +11,11 @@ from daemon.api.feed import Feed
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
 from daemon.config import Http
+from daemon.store.audit import Deed
 from daemon.store.commands import Commands
 from daemon.store.log import EventLog
 from daemon.store.runs import Runs
+from daemon.store.trail import Trail
 from daemon.store.workflows import Workflows
 
 
@@ -38,9 +40,15 @@ class Context:
     verdicts: Verdicts
     feed: Feed
     health: Health
+    trail: Trail
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 ORIGIN: web.RequestKey[Origin] = web.RequestKey("origin", Origin)
+OPERATION: web.RequestKey[str] = web.RequestKey("operation", str)
+"""The name of its route."""
+ATTEMPT: web.RequestKey[Deed] = web.RequestKey("attempt", Deed)
+"""What was attempted in the audit's words, where a handler knows better than the path: the gate writes it if the
+request is refused, with 403 or otherwise, so a handler that sets it writes no line of its own."""
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")

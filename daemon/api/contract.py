@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, get_type_hints
 from aiohttp import web
 from pydantic import BaseModel
 
-from daemon.api.context import CALLER
+from daemon.api.context import CALLER, OPERATION
 from daemon.api.intake import read_body, read_headers, read_path, read_query
 from daemon.auth.caller import Role
 
@@ -24,7 +24,7 @@ Problems: TypeAlias = Mapping[int, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer of a route. Without a ``model`` it has no body, or one that is no JSON (``media``)."""
+    """One answer of a route: JSON of a ``model``, or what is no JSON (``media``), or by choice of the caller either."""
 
     says: str
     model: type[BaseModel] | None = None
@@ -63,6 +63,7 @@ class Route:
 
         async def serve(request: web.Request) -> web.StreamResponse:
             given: dict[str, Any] = {}
+            request[OPERATION] = self.name
             if not self.open:
                 request[CALLER].require(self.role)
             if "path" in takes:

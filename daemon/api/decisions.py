@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import Field
 
 from daemon import telemetry
-from daemon.api.context import CALLER, CONTEXT
+from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Id
 from daemon.api.repeats import Repeatable, once
 from daemon.api.runs import RunPath, answer_run, own_head
@@ -135,6 +135,7 @@ async def _decide(
             body.model_dump(exclude_none=True),
             run_id=run_id,
             user_id=request[CALLER].user_id,
+            origin=request[ORIGIN],
             of=of,
             sees_pause=kind != "cancel",
             once=once(request, headers, body, str(command_id)),

@@ -25,6 +25,7 @@ from daemon.store.commands import Commands
 from daemon.store.log import EventLog
 from daemon.store.pool import Pool
 from daemon.store.runs import Runs
+from daemon.store.trail import Trail
 from daemon.store.workflows import Workflows
 from daemon.telemetry import log
 
@@ -54,6 +55,7 @@ class Front:
                 verdicts=self._verdicts,
                 feed=self._feed,
                 health=health,
+                trail=Trail(pool),
             ),
             ops_only=ops_only,
         )

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
 from daemon.auth.tickets import admit
 from daemon.auth.tokens import authenticate
@@ -55,6 +56,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     except RunwardenError as fault:
         if not isinstance(fault, CallerError):
             log.warning("a request could not be served", path=request.path, fault=str(fault))
+        await note_refusal(request, fault)
         return problem(fault)
     except web.HTTPRequestEntityTooLarge:
         limit = request.app[CONTEXT].settings.body_limit_bytes
@@ -81,13 +83,15 @@ def _caller(request: web.Request) -> Caller:
 def _origin(request: web.Request, caller: Caller) -> Origin:
     """For the audit: who, and over which connection."""
     client = request.headers.get("User-Agent")
+    if client is not None:  # whatever bytes it was: what Postgres cannot store must not spoil what it stands beside
+        client = client.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x00", "")[:MAX_CLIENT]
     return Origin(
         actor=caller.user_id,
         roles=tuple(sorted(caller.roles)),
         groups=tuple(sorted(caller.groups)),
         via=caller.via,
         address=request.remote,
-        client=client[:MAX_CLIENT] if client is not None else None,
+        client=client,
     )
 
 

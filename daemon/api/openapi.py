@@ -145,14 +145,14 @@ def _media(model: type[BaseModel]) -> MediaType:
 def _answers(route: Route) -> dict[str, Response | Reference]:
     found: dict[str, Response | Reference] = {}
     for status, answer in route.answers.items():
-        content = {answer.media: MediaType(media_type_schema=Schema())} if answer.media is not None else None
-        if answer.model is not None:
-            content = {"application/json": _media(answer.model)}
+        content = {"application/json": _media(answer.model)} if answer.model is not None else {}
+        if answer.media is not None:
+            content[answer.media] = MediaType(media_type_schema=Schema())
         headers: dict[str, Header | Reference] = {
             name: Header(description=says, param_schema=Schema.model_validate({"type": "string"}))
             for name, says in answer.headers.items()
         }
-        found[str(status)] = Response(description=answer.says, content=content, headers=headers or None)
+        found[str(status)] = Response(description=answer.says, content=content or None, headers=headers or None)
     return found
 
 

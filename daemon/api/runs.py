@@ -12,7 +12,7 @@ import uuid_utils.compat as uuid7
 from aiohttp import web
 from pydantic import Field
 
-from daemon.api.context import CALLER, CONTEXT, Context
+from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import DIGITS, Body, Id, Line, Path, Query, Whole
 from daemon.api.pages import PageQuery, page
 from daemon.api.repeats import Repeatable, once
@@ -54,7 +54,7 @@ async def create(request: web.Request, headers: Repeatable, body: NewRun) -> web
     """Create a run of a snapshot of the workflow, and start it: on disk before it is answered, started without wait."""
     context, user, run_id = request.app[CONTEXT], request[CALLER].user_id, RunId(uuid7.uuid7())
     try:
-        created = await _created(context, user, run_id, body, once(request, headers, body, str(run_id)))
+        created = await _created(request, run_id, body, once(request, headers, body, str(run_id)))
     except Repeated as first:
         return await answer_run(request, UUID(first.made))
     if created is None:
@@ -65,12 +65,19 @@ async def create(request: web.Request, headers: Repeatable, body: NewRun) -> web
     return json_response(run_shape(created))
 
 
-async def _created(context: Context, user: str, run_id: RunId, body: NewRun, once: Once | None) -> RunView | None:
+async def _created(request: web.Request, run_id: RunId, body: NewRun, once: Once | None) -> RunView | None:
     """The run, once on disk. It keeps the workflow's spec, the same text, unless it differs from its workflow."""
+    context, user, origin = request.app[CONTEXT], request[CALLER].user_id, request[ORIGIN]
     nonce, command_id = secrets.token_bytes(16), uuid7.uuid7()
     if body.run_timeout_ms is None:
         return await context.runs.create_of(
-            run_id=run_id, workflow_id=body.workflow_id, user_id=user, nonce=nonce, command_id=command_id, once=once
+            run_id=run_id,
+            workflow_id=body.workflow_id,
+            user_id=user,
+            nonce=nonce,
+            command_id=command_id,
+            origin=origin,
+            once=once,
         )
     workflow = await context.workflows.get(body.workflow_id, user_id=user)
     if workflow is None or workflow.archived_at is not None:
@@ -82,6 +89,7 @@ async def _created(context: Context, user: str, run_id: RunId, body: NewRun, onc
         nonce=nonce,
         snapshot=orjson.dumps(orjson.loads(workflow.spec) | {"run_timeout_ms": body.run_timeout_ms}).decode(),
         command_id=command_id,
+        origin=origin,
         once=once,
     )
 

@@ -9,7 +9,7 @@ import uuid_utils.compat as uuid7
 from aiohttp import web
 from pydantic import Field, create_model
 
-from daemon.api.context import CALLER, CONTEXT
+from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Flag, Headers, Id, Line, Path
 from daemon.api.pages import PageQuery, page
 from daemon.api.repeats import Repeatable, once
@@ -67,6 +67,7 @@ async def create(request: web.Request, headers: Repeatable, body: NewWorkflow) -
             title=spec.title,
             description=spec.description,
             spec=_as_text(spec.model_dump(mode="json")),
+            origin=request[ORIGIN],
             once=once(request, headers, body, str(workflow_id)),
         )
     except Repeated as first:
@@ -103,6 +104,7 @@ async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body
         description=spec.description,
         spec=_as_text(spec.model_dump(mode="json")),
         version=expected,
+        origin=request[ORIGIN],
     )
     if renewed is None:
         stands = await _found(request, path.workflow_id)
@@ -114,7 +116,9 @@ async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body
 
 async def archive(request: web.Request, path: WorkflowPath) -> web.Response:
     """Archive it: it can be read and starts nothing any more; runs that there are go on. Again is the same."""
-    archived = await request.app[CONTEXT].workflows.archive(path.workflow_id, user_id=request[CALLER].user_id)
+    archived = await request.app[CONTEXT].workflows.archive(
+        path.workflow_id, user_id=request[CALLER].user_id, origin=request[ORIGIN]
+    )
     if archived is None:
         raise missing()
     return _answer(archived)

@@ -46,8 +46,13 @@ def serve(role: str | None) -> None:
 @click.command()
 @click.option("--rollback-all", is_flag=True, hidden=True, help="Remove every table, and with them every run.")
 @click.option("--yes", is_flag=True, hidden=True, help="Do not ask before --rollback-all.")
+@click.option(
+    "--app-role",
+    metavar="NAME",
+    help="Then give this role, which must exist, what nodes need and no more: as NAME they cannot rewrite the audit.",
+)
 @_as_json
-def migrate(rollback_all: bool, yes: bool, as_json: bool) -> None:
+def migrate(rollback_all: bool, yes: bool, app_role: str | None, as_json: bool) -> None:
     """Bring the schema up to date.
 
     In the database at RUNWARDEN_POSTGRES_URL; safe to repeat, and to run on several machines at once.
@@ -56,16 +61,25 @@ def migrate(rollback_all: bool, yes: bool, as_json: bool) -> None:
     from daemon.store.migrate import migrate as apply
 
     url = load_group("store").postgres_url.get_secret_value()
+    if rollback_all and app_role is not None:
+        raise click.UsageError("--app-role needs the tables that --rollback-all removes.")
     if rollback_all and not yes:
         click.confirm(f"This removes every workflow and every run in {mask(url)}. Go on?", abort=True)
     moved = apply(url, rollback_all=rollback_all)
+    if app_role is not None:
+        from daemon.store.privileges import grant_to
+
+        grant_to(url, app_role)
     if as_json:
-        click.echo(json.dumps({"rolled_back" if rollback_all else "applied": moved}))
+        role = {} if app_role is None else {"app_role": app_role}
+        click.echo(json.dumps({"rolled_back" if rollback_all else "applied": moved} | role))
         return
     for name in moved:
         click.echo(f"{'rolled back' if rollback_all else 'applied'} {name}")
     if not moved:
         click.echo("Nothing to do: the database has no migrations." if rollback_all else "Nothing to do: up to date.")
+    if app_role is not None:
+        click.echo(f"{app_role} may do what nodes need, and no more.")
 
 
 @click.command()

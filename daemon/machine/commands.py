@@ -38,7 +38,8 @@ class Who(Struct, frozen=True, kw_only=True, gc=False):
 class Command(Struct, frozen=True, kw_only=True, gc=False):
     """One row of ``workflow_run_commands``: what a person (``issued_by``) wants of the run.
 
-    ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned.
+    ``seen_seq`` is the seq of the pause that the person's handler saw; None where no pause is concerned. ``who``: with
+    which roles and groups they said it; nothing, of commands that were written down before this was kept.
     """
 
     id: CommandId

@@ -18,8 +18,24 @@ from daemon.store.pool import Connection
 _NOTE = """
 INSERT INTO audit_log (actor, roles, via, address, client, action, outcome, code, run_id, owner, step_id, agent_id,
     target, digest, comment, detail)
-VALUES ($1, $2::text[], $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::text::json)
+VALUES ($1, $2::text[], $3, $4, $5, $6, $7, $8, $9::uuid, coalesce($10::text,
+        (SELECT user_id FROM workflow_runs WHERE id = $9::uuid),
+        (SELECT owner FROM agent_bindings WHERE agent_id = $12::text)),
+    $11, $12::text, $13, $14, $15, $16::text::json)
 """
+
+
+def kept(origin: Origin) -> str:
+    """As a command's row keeps it; who it was stands there as ``issued_by``."""
+    return orjson.dumps(
+        {
+            "roles": origin.roles,
+            "groups": origin.groups,
+            "via": origin.via,
+            "address": origin.address,
+            "client": origin.client,
+        }
+    ).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +47,7 @@ class Deed:
     code: str | None = None
     run_id: UUID | None = None
     owner: str | None = None
-    """Whose thing it is, so that they may read of it: a run's or an agent's."""
+    """Whose thing it is, so that they may read of it: unless said, the owner of ``run_id``, else of ``agent_id``."""
     step_id: str | None = None
     agent_id: str | None = None
     target: str | None = None

@@ -11,21 +11,24 @@ from uuid import UUID
 
 import orjson
 
+from daemon.auth.caller import Origin
 from daemon.machine.commands import CommandId, CommandKind, RunId
+from daemon.store.audit import kept
 from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
 
 _ADD = """
-INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by)
-SELECT t.id, t.run_id, t.kind, t.payload::json, t.seen_seq, t.issued_by
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[])
-    AS t(id, run_id, kind, payload, seen_seq, issued_by)
+INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by, origin)
+SELECT t.id, t.run_id, t.kind, t.payload::json, t.seen_seq, t.issued_by, t.origin::json
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[])
+    AS t(id, run_id, kind, payload, seen_seq, issued_by, origin)
 """
 
 _SAY = """
 WITH run AS (SELECT id, status, paused_seq FROM workflow_runs WHERE id = $2 AND user_id = $3), said AS (
-    INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by)
-    SELECT $1, id, $4, $5::text::json, CASE WHEN $7 THEN paused_seq END, $3 FROM run WHERE status = ANY($6::text[])
+    INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by, origin)
+    SELECT $1, id, $4, $5::text::json, CASE WHEN $7 THEN paused_seq END, $8, $9::text::json
+    FROM run WHERE status = ANY($6::text[])
 )
 SELECT status FROM run
 """
@@ -54,7 +57,7 @@ class NewCommand:
     kind: CommandKind
     payload: dict[str, Any]
     seen_seq: int | None
-    issued_by: str
+    origin: Origin
 
 
 class Commands:
@@ -69,7 +72,7 @@ class Commands:
         Raises Repeated and KeyReused, as ``once.writing``.
         """
         rows = [
-            (one.id, one.run_id, one.kind, orjson.dumps(one.payload).decode(), one.seen_seq, one.issued_by)
+            (*(one.id, one.run_id, one.kind, orjson.dumps(one.payload).decode(), one.seen_seq), *_speaker(one.origin))
             for one in commands
         ]
         async with writing(self._pool, once) as connection:
@@ -84,19 +87,20 @@ class Commands:
         *,
         run_id: UUID,
         user_id: str,
+        origin: Origin,
         of: Collection[str],
         sees_pause: bool,
         once: Once | None = None,
     ) -> str | None:
-        """One person's word about a run of their own; answers its status, None when there is no such run.
+        """A person's word (``origin``) about a run of this user's; answers its status, None when there is no such run.
 
         On return it is on disk if the status is one ``of`` these. ``sees_pause``: it is about the pause that stands
         at this moment, and about no other. Raises Repeated and KeyReused, as ``once.writing``.
         """
-        said = orjson.dumps(payload).decode()
+        said, speaker = orjson.dumps(payload).decode(), _speaker(origin)
         async with writing(self._pool, once) as connection:
             status: str | None = await connection.fetchval(
-                _SAY, command_id, run_id, user_id, kind, said, list(of), sees_pause
+                _SAY, command_id, run_id, user_id, kind, said, list(of), sees_pause, *speaker
             )
             if status not in of:
                 await forget(connection, once)
@@ -122,3 +126,8 @@ class Commands:
                 list(command_ids),
             )
         return [CommandRow(**dict(row)) for row in rows]
+
+
+def _speaker(origin: Origin) -> tuple[str, str]:
+    """``issued_by`` and ``origin`` of a command's row."""
+    return origin.actor, kept(origin)

@@ -10,7 +10,7 @@ import asyncpg
 import orjson
 from msgspec.structs import replace
 
-from daemon.machine.commands import Command, CommandId, Epoch, Mark, RunId
+from daemon.machine.commands import Command, CommandId, Epoch, Mark, RunId, Who
 from daemon.machine.record import revision_of
 from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import PAST_KEPT, Attempt, Run, StepState, new_run
@@ -89,6 +89,7 @@ def _attempt(*row: Any) -> Attempt:
 def command_of(row: asyncpg.Record) -> Command:
     """A row of OPEN_COMMANDS."""
     payload: dict[str, Any] = orjson.loads(row["payload"])
+    origin: dict[str, Any] = orjson.loads(row["origin"] or "{}")
     return Command(
         id=CommandId(row["id"]),
         kind=row["kind"],
@@ -101,4 +102,11 @@ def command_of(row: asyncpg.Record) -> Command:
         digest=payload.get("digest"),
         comment=payload.get("comment"),
         arguments=orjson.dumps(payload["arguments"]).decode() if "arguments" in payload else None,
+        who=Who(
+            roles=tuple(origin.get("roles", ())),
+            groups=tuple(origin.get("groups", ())),
+            via=origin.get("via"),
+            address=origin.get("address"),
+            client=origin.get("client"),
+        ),
     )

@@ -6,11 +6,14 @@ yoyo takes its own lock, so several nodes may call this at once. It speaks throu
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from daemon.config import mask
 from daemon.errors import SetupError
+
+if TYPE_CHECKING:
+    import psycopg
 
 CONNECT_TIMEOUT_S = 5
 """libpq's own default is to wait for ever."""
@@ -38,12 +41,33 @@ def migrate(url: str, *, rollback_all: bool = False) -> list[str]:
 
 
 def missing(url: str) -> list[str]:
-    """The ids of migrations that this database has not seen. Raises SetupError as ``migrate``."""
-    backend = _backend(url)
+    """The ids of migrations that this database has not seen. Raises SetupError as ``migrate``.
+
+    yoyo itself is not asked: whatever it is asked, it tries to make tables first, and a node's role may make none.
+    """
+    import psycopg
+
     try:
-        return [one.id for one in backend.to_apply(_migrations())]
-    finally:
-        backend.connection.close()
+        with connect(url) as connection:
+            ((begun,),) = connection.execute("SELECT to_regclass('_yoyo_migration') IS NOT NULL").fetchall()
+            seen = connection.execute("SELECT migration_id FROM _yoyo_migration").fetchall() if begun else []
+    except psycopg.errors.InsufficientPrivilege as fault:
+        raise SetupError(f"{str(fault).strip()}: run 'runwarden migrate --app-role' for the nodes' role.") from None
+    except psycopg.Error as fault:
+        raise SetupError(f"Postgres at {mask(url)} does not say which migrations it has: {fault}") from None
+    applied = {migration_id for (migration_id,) in seen}
+    return [one.id for one in _migrations() if one.id not in applied]
+
+
+def connect(url: str) -> psycopg.Connection:
+    """A connection for work like this, in autocommit. Raises SetupError when Postgres does not answer in time."""
+    import psycopg
+
+    try:
+        asked = psycopg.conninfo.make_conninfo(url, **_timeout(url))
+        return psycopg.connect(asked, autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as fault:
+        raise SetupError(f"Postgres at {mask(url)} does not answer: {str(fault).strip()}") from None
 
 
 def _migrations() -> Any:
@@ -70,5 +94,10 @@ def _backend(url: str) -> Any:
 def _yoyo_url(url: str) -> str:
     """The URL as yoyo wants it, with libpq's ``connect_timeout`` unless it has one."""
     asked = urlsplit(url)
-    query = asked.query if "connect_timeout=" in asked.query else f"{asked.query}&connect_timeout={CONNECT_TIMEOUT_S}"
+    query = "&".join([asked.query, *(f"{name}={value}" for name, value in _timeout(url).items())])
     return asked._replace(scheme="postgresql+psycopg", query=query.lstrip("&")).geturl()
+
+
+def _timeout(url: str) -> dict[str, int]:
+    """What is to be added to the URL."""
+    return {} if "connect_timeout=" in urlsplit(url).query else {"connect_timeout": CONNECT_TIMEOUT_S}

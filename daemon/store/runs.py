@@ -13,7 +13,9 @@ from uuid import UUID
 
 import asyncpg
 
+from daemon.auth.caller import Origin
 from daemon.machine.commands import RunId
+from daemon.store.audit import kept
 from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
 from daemon.store.workflows import Place
@@ -33,12 +35,12 @@ run AS (
 ), spec AS (
     INSERT INTO workflow_run_specs (run_id, snapshot) SELECT $1::uuid, snapshot FROM kept
 ), start AS (
-    INSERT INTO workflow_run_commands (id, run_id, kind, issued_by)
-    SELECT $5::uuid, $1::uuid, 'start', $3::text FROM kept
+    INSERT INTO workflow_run_commands (id, run_id, kind, issued_by, origin)
+    SELECT $5::uuid, $1::uuid, 'start', $6::text, $7::text::json FROM kept
 )
 SELECT run.*, kept.snapshot FROM run CROSS JOIN kept
 """
-_CREATE_WITH = _CREATE.format("SELECT $6::text::json AS snapshot", _COLUMNS)
+_CREATE_WITH = _CREATE.format("SELECT $8::text::json AS snapshot", _COLUMNS)
 _CREATE_OF = _CREATE.format(
     "SELECT spec AS snapshot FROM workflows WHERE id = $2::uuid AND user_id = $3::text AND archived_at IS NULL",
     _COLUMNS,
@@ -177,14 +179,16 @@ class Runs:
         nonce: bytes,
         snapshot: str,
         command_id: UUID,
+        origin: Origin,
         once: Once | None = None,
     ) -> RunView:
         """The run row, its immutable snapshot and its start command: one statement, all or nothing; as ``view``.
 
         Raises Repeated and KeyReused, as ``once.writing``.
         """
+        start = (command_id, origin.actor, kept(origin))
         async with writing(self._pool, once) as connection:
-            row = await connection.fetchrow(_CREATE_WITH, run_id, workflow_id, user_id, nonce, command_id, snapshot)
+            row = await connection.fetchrow(_CREATE_WITH, run_id, workflow_id, user_id, nonce, *start, snapshot)
         assert row is not None  # noqa: S101 - what is given is one row
         return RunView(head=_head(row), snapshot=snapshot, steps=(), attempts=())
 
@@ -196,11 +200,13 @@ class Runs:
         user_id: str,
         nonce: bytes,
         command_id: UUID,
+        origin: Origin,
         once: Once | None = None,
     ) -> RunView | None:
         """As ``create``, of the spec of this user's workflow as it stands; None when there is none to start."""
+        start = (command_id, origin.actor, kept(origin))
         async with writing(self._pool, once) as connection:
-            row = await connection.fetchrow(_CREATE_OF, run_id, workflow_id, user_id, nonce, command_id)
+            row = await connection.fetchrow(_CREATE_OF, run_id, workflow_id, user_id, nonce, *start)
             if row is None:
                 await forget(connection, once)
         return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=()) if row is not None else None

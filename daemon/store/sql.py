@@ -28,7 +28,7 @@ WITH moved AS (
     FROM unnest($1::commit_run[]) AS g
     WHERE r.id = g.run_id AND r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
         AND ($5::bigint IS NULL OR $5 = (SELECT version FROM authority_version))
-    RETURNING r.id, r.last_seq
+    RETURNING r.id, r.last_seq, r.user_id
 ), step_rows AS (
     INSERT INTO workflow_run_steps AS s (
         run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
@@ -71,6 +71,23 @@ _DECIDE = """), verdict_rows AS (
         applied_seq = CASE WHEN t.applied THEN moved.last_seq END, code = t.code, message = t.message
     FROM unnest($6::commit_verdict[]) AS t JOIN moved ON moved.id = t.run_id
     WHERE c.id = t.command_id AND c.run_id = t.run_id AND c.verdict IS NULL
+    RETURNING c.id, c.run_id, moved.user_id, c.kind, c.payload, c.seen_seq, c.issued_by, c.origin, c.verdict,
+        c.applied_seq, c.code
+), audit_rows AS (
+    INSERT INTO audit_log (
+        actor, roles, via, address, client, action, outcome, code, run_id, owner, step_id, agent_id, digest, comment,
+        detail)
+    SELECT v.issued_by, ARRAY(SELECT json_array_elements_text(v.origin -> 'roles')), v.origin ->> 'via',
+        v.origin ->> 'address', v.origin ->> 'client', 'run.' || v.kind, v.verdict, v.code, v.run_id, v.user_id,
+        v.payload ->> 'step_id', asked.agent_id, coalesce(v.payload ->> 'digest', asked.digest),
+        coalesce(v.payload ->> 'comment', v.payload ->> 'reason', v.payload ->> 'note'),
+        json_strip_nulls(json_build_object('command_id', v.id, 'seen_seq', v.seen_seq, 'applied_seq', v.applied_seq,
+            'confirm', v.payload ->> 'confirm'))
+    FROM verdict_rows v LEFT JOIN LATERAL (
+        SELECT a.agent_id, a.digest FROM workflow_run_approvals a
+        WHERE a.run_id = v.run_id AND v.kind IN ('approve', 'reject', 'edit')
+        ORDER BY a.step_index DESC, a.revision DESC LIMIT 1
+    ) asked ON true
 ), approval_rows AS (
     INSERT INTO workflow_run_approvals AS a (
         run_id, step_index, revision, state, agent_id, tool_name, digest, schema_hash, arguments, risk,
@@ -91,7 +108,8 @@ SELECT id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM
 
 COMMIT = _MOVE + _TOLD
 COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD
-"""As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay."""
+"""As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay. Each verdict
+is one line of the audit, and of a commit that is repeated none is, as its commands have their verdicts."""
 
 WHERE_IT_STANDS = """
 SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
@@ -208,7 +226,7 @@ RETURNING r.id
 """
 
 OPEN_COMMANDS = """
-SELECT id, run_id, kind, payload, seen_seq, issued_by FROM workflow_run_commands
+SELECT id, run_id, kind, payload, seen_seq, issued_by, origin FROM workflow_run_commands
 WHERE run_id = ANY($1::uuid[]) AND verdict IS NULL ORDER BY run_id, id
 """
 

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import asyncpg
 
+from daemon.auth.caller import Origin
+from daemon.store.audit import Deed, note
 from daemon.store.once import Once, writing
 from daemon.store.pool import Pool, reading
 
@@ -25,7 +27,7 @@ WHERE id = $1 AND user_id = $2 AND archived_at IS NULL AND ($6::integer IS NULL 
 _ARCHIVE = """
 UPDATE workflows SET archived_at = coalesce(archived_at, now()),
     updated_at = CASE WHEN archived_at IS NULL THEN now() ELSE updated_at END
-WHERE id = $1 AND user_id = $2 RETURNING *
+WHERE id = $1 AND user_id = $2 RETURNING *, archived_at = now() AS newly
 """
 _LIST = """
 SELECT id, title, description, version, archived_at, created_at, updated_at,
@@ -87,13 +89,16 @@ class Workflows:
         title: str,
         description: str | None,
         spec: str,
+        origin: Origin,
         once: Once | None = None,
     ) -> Workflow:
         """Store a template. Raises Repeated and KeyReused, as ``once.writing``."""
-        async with writing(self._pool, once) as connection:
+        async with writing(self._pool, once) as connection, connection.transaction():
             row = await connection.fetchrow(_ADD, workflow_id, user_id, title, description, spec)
-        assert row is not None  # noqa: S101 - RETURNING of a plain INSERT answers its row
-        return _workflow(row)
+            assert row is not None  # noqa: S101 - RETURNING of a plain INSERT answers its row
+            workflow = _workflow(row)
+            await note(connection, origin, _deed("workflow.created", workflow))
+        return workflow
 
     async def get(self, workflow_id: UUID, *, user_id: str) -> Workflow | None:
         """A template of this user, archived or not; None when there is none (another's is none)."""
@@ -104,18 +109,36 @@ class Workflows:
         return _workflow(row) if row is not None else None
 
     async def renew(
-        self, workflow_id: UUID, *, user_id: str, title: str, description: str | None, spec: str, version: int | None
+        self,
+        workflow_id: UUID,
+        *,
+        user_id: str,
+        title: str,
+        description: str | None,
+        spec: str,
+        version: int | None,
+        origin: Origin,
     ) -> Workflow | None:
         """Put the next version in the place of this one; None when there is none, it is archived or not ``version``."""
-        async with reading(self._pool) as connection:
+        async with reading(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(_RENEW, workflow_id, user_id, title, description, spec, version)
-        return _workflow(row) if row is not None else None
+            if row is None:
+                return None
+            workflow = _workflow(row)
+            await note(connection, origin, _deed("workflow.renewed", workflow))
+        return workflow
 
-    async def archive(self, workflow_id: UUID, *, user_id: str) -> Workflow | None:
+    async def archive(self, workflow_id: UUID, *, user_id: str, origin: Origin) -> Workflow | None:
         """From now on it starts nothing; runs that there are go on. None when there is none."""
-        async with reading(self._pool) as connection:
+        async with reading(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(_ARCHIVE, workflow_id, user_id)
-        return _workflow(row) if row is not None else None
+            if row is None:
+                return None
+            said = dict(row)
+            newly, workflow = said.pop("newly"), Workflow(**said)
+            if newly:  # archived again it is the same, and nothing to tell of
+                await note(connection, origin, _deed("workflow.archived", workflow))
+        return workflow
 
     async def listed(
         self, *, user_id: str, archived: bool, title_has: str | None, after: Place | None, limit: int
@@ -125,6 +148,12 @@ class Workflows:
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_LIST, user_id, archived, title_has, *place, limit)
         return [WorkflowItem(**dict(row)) for row in rows]
+
+
+def _deed(action: str, workflow: Workflow) -> Deed:
+    """Its line of the audit."""
+    told = {"title": workflow.title, "version": workflow.version}
+    return Deed(action=action, owner=workflow.user_id, target=str(workflow.id), detail=told)
 
 
 def _workflow(row: asyncpg.Record) -> Workflow:

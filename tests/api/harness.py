@@ -261,7 +261,7 @@ class Stack:
         async with self.http.request(method, self.base + path, headers=headers, timeout=timeout, **more) as answer:
             raw = await answer.read()
             assert_declared(method, path, answer.status, answer.content_type, raw)
-            is_json = "json" in answer.content_type
+            is_json = answer.content_type in ("application/json", "application/problem+json")
             return Answer(answer.status, answer.headers, json.loads(raw) if is_json else raw.decode())
 
     async def post(self, path: str, body: Any = None, *, sub: str = "ann") -> Answer:

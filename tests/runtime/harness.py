@@ -18,6 +18,7 @@ import orjson
 import uuid_utils.compat as uuid7
 
 from daemon import telemetry
+from daemon.auth.caller import Origin
 from daemon.config import load
 from daemon.dev.agent import Emit, ToolFailure
 from daemon.dev.envelope import Json
@@ -39,6 +40,7 @@ from tests.patience import eventually
 
 AGENT = "agent-1"
 USER = "ann"
+ORIGIN = Origin(actor=USER)
 QUICK: dict[str, Any] = {
     "jwt_secret": "a secret that no test here needs",
     "postgres_pool": 4,
@@ -175,6 +177,7 @@ class Rig:
             nonce=secrets.token_bytes(16),
             snapshot=spec.model_dump_json(),
             command_id=uuid7.uuid7(),
+            origin=ORIGIN,
         )
         if ring:
             await self.ring(run_id)
@@ -188,7 +191,7 @@ class Rig:
         command_id, head = CommandId(uuid7.uuid7()), await self.head(run_id)
         seen = head.paused_seq if head.status == "paused" and kind != "cancel" else None
         await Commands(self.pool).add(
-            NewCommand(id=command_id, run_id=run_id, kind=kind, payload=payload, seen_seq=seen, issued_by=USER)
+            NewCommand(id=command_id, run_id=run_id, kind=kind, payload=payload, seen_seq=seen, origin=ORIGIN)
         )
         if ring:
             await self.ring(run_id)

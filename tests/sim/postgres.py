@@ -313,7 +313,7 @@ class Runs:
     def __init__(self, connection: Connection[Postgres]) -> None:
         self._line, self._server = connection.line, connection.server
 
-    async def create(self, **columns: Any) -> None:
+    async def create(self, *, origin: object, **columns: Any) -> None:
         await self._line.ask("create", lambda: self._server.create(**columns))
 
 

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 import uuid_utils.compat as uuid7
 
+from daemon.auth.caller import Origin
 from daemon.machine.commands import CommandId, Epoch, RunId
 from daemon.machine.record import Outcomes, Transition
 from daemon.machine.state import Run
@@ -25,6 +26,7 @@ from daemon.store.pool import Pool
 from daemon.store.runs import Runs
 from tests.machine.scenario import NONCE, WORKFLOW_ID, Story
 
+ANN, BOB = Origin(actor="ann"), Origin(actor="bob")
 OWNER = "me"
 """The owner in every transition of a Story."""
 TABLES = (
@@ -67,6 +69,7 @@ class Book:
             nonce=NONCE,
             snapshot=run.spec.model_dump_json(),
             command_id=start,
+            origin=Origin(actor=run.user_id),
         )
         return start
 

@@ -20,7 +20,7 @@ from daemon.store.commands import Commands, NewCommand
 from daemon.store.pool import Pool
 from tests.machine import test_properties as tales
 from tests.machine.scenario import Story, acked, canceled, chunk, done, failed, step
-from tests.store.conftest import OWNER, Book
+from tests.store.conftest import BOB, OWNER, Book
 
 Tale: TypeAlias = Callable[[Story], None]
 
@@ -200,7 +200,7 @@ async def test_open_commands_are_those_without_a_verdict_oldest_first(
                 kind="reject",
                 payload={"step_id": "a", "reason": "no\u2028"},
                 seen_seq=4,
-                issued_by="bob",
+                origin=BOB,
             )
         )
     found = await claims.open_commands([story.run.id, quiet.run.id])

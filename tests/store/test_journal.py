@@ -13,7 +13,7 @@ from daemon.machine.record import Transition, VerdictRow, verdict
 from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
 from tests.machine.scenario import acked, chunk, done, failed, step
-from tests.store.conftest import Book
+from tests.store.conftest import ANN, Book
 
 FOREIGN: dict[str, dict[str, Any]] = {
     "an old epoch": {"epoch": Epoch(0)},
@@ -52,9 +52,7 @@ async def test_a_commit_gives_each_command_its_verdict_once(book: Book, commands
     sent = [story.command("approve"), story.command("approve")]
     for one in sent:
         await commands.add(
-            NewCommand(
-                id=one.id, run_id=story.run.id, kind="approve", payload={}, seen_seq=one.seen_seq, issued_by="ann"
-            )
+            NewCommand(id=one.id, run_id=story.run.id, kind="approve", payload={}, seen_seq=one.seen_seq, origin=ANN)
         )
     story.turn(commands=sent)
     await book.write(story)

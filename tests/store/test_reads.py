@@ -19,7 +19,7 @@ from daemon.store.runs import Runs
 from daemon.store.workflows import Workflows
 from tests.machine.scenario import WORKFLOW_ID, Story, acked, chunk, done, failed, step
 from tests.patience import eventually
-from tests.store.conftest import Book
+from tests.store.conftest import ANN, Book
 
 
 async def test_a_run_is_created_with_its_snapshot_and_its_start_command_or_not_at_all(book: Book) -> None:
@@ -39,6 +39,7 @@ async def test_a_run_is_created_with_its_snapshot_and_its_start_command_or_not_a
             nonce=b"n",
             snapshot="{}",
             command_id=start,
+            origin=ANN,
         )
     assert len(await book.rows("workflow_runs")) == 1
 
@@ -120,7 +121,7 @@ async def _blocked(pool: Pool) -> bool:
 async def test_a_template_is_read_as_it_was_stored_and_by_its_user_only(pool: Pool) -> None:
     workflows, number = Workflows(pool), uuid7.uuid7()
     text = '{"title":  "é\\u0041", "steps":[]}'
-    stored = await workflows.add(workflow_id=number, user_id="ann", title="T", description=None, spec=text)
+    stored = await workflows.add(workflow_id=number, user_id="ann", title="T", description=None, spec=text, origin=ANN)
     assert stored.spec == text
     assert await workflows.get(number, user_id="ann") == stored
     assert await workflows.get(number, user_id="bob") is None
@@ -130,9 +131,7 @@ async def test_a_template_is_read_as_it_was_stored_and_by_its_user_only(pool: Po
 async def test_a_command_is_read_with_its_verdict_and_by_its_run_only(book: Book, commands: Commands) -> None:
     story = await book.open()
     number = CommandId(uuid7.uuid7())
-    await commands.add(
-        NewCommand(id=number, run_id=story.run.id, kind="cancel", payload={}, seen_seq=None, issued_by="ann")
-    )
+    await commands.add(NewCommand(id=number, run_id=story.run.id, kind="cancel", payload={}, seen_seq=None, origin=ANN))
     row = await commands.get(number, run_id=story.run.id)
     assert row is not None
     assert (row.kind, row.verdict, row.applied_seq) == ("cancel", None, None)
@@ -149,7 +148,7 @@ async def test_a_command_for_a_run_that_does_not_exist_is_refused_by_the_databas
                 kind="cancel",
                 payload={},
                 seen_seq=None,
-                issued_by="ann",
+                origin=ANN,
             )
         )
 

@@ -8,6 +8,7 @@ import pytest
 import uuid_utils.compat as uuid7
 from asyncpg.connection import LoggedQuery
 
+from daemon.auth.caller import Origin
 from daemon.machine.commands import CommandId, Epoch, RunId
 from daemon.store.claims import Claims
 from daemon.store.commands import Commands
@@ -15,7 +16,7 @@ from daemon.store.pool import Pool, open_pool
 from daemon.store.runs import Runs
 from daemon.store.workflows import Workflows
 from tests.machine.scenario import Story, acked, done, step
-from tests.store.conftest import Book
+from tests.store.conftest import ANN, BOB, Book
 
 NONCE = bytes(16)
 
@@ -65,10 +66,10 @@ async def test_a_run_is_read_in_one_statement_however_much_there_is_of_it(book: 
 
 async def test_a_run_is_created_of_a_workflow_in_one_statement_and_not_of_another_s(ear: Ear, pool: Pool) -> None:
     workflow, text = uuid7.uuid7(), '{"title": "é", "steps":  []}'
-    await Workflows(pool).add(workflow_id=workflow, user_id="ann", title="T", description=None, spec=text)
+    await Workflows(pool).add(workflow_id=workflow, user_id="ann", title="T", description=None, spec=text, origin=ANN)
     about = {"workflow_id": workflow, "nonce": NONCE}
     run_id, start = RunId(uuid7.uuid7()), uuid7.uuid7()
-    view = await Runs(ear.pool).create_of(run_id=run_id, user_id="ann", command_id=start, **about)
+    view = await Runs(ear.pool).create_of(run_id=run_id, user_id="ann", command_id=start, origin=ANN, **about)
     assert ear.statements() == 1
     again = await Runs(pool).view(run_id, user_id="ann")
     assert view is not None
@@ -79,7 +80,8 @@ async def test_a_run_is_created_of_a_workflow_in_one_statement_and_not_of_anothe
     assert (command.id, command.kind, command.issued_by) == (start, "start", "ann")
 
     stranger = RunId(uuid7.uuid7())
-    assert await Runs(pool).create_of(run_id=stranger, user_id="bob", command_id=uuid7.uuid7(), **about) is None
+    his = {"user_id": "bob", "command_id": uuid7.uuid7(), "origin": BOB}
+    assert await Runs(pool).create_of(run_id=stranger, **his, **about) is None
     assert await pool.fetchval("SELECT count(*) FROM workflow_runs") == 1
     assert await pool.fetchval("SELECT count(*) FROM workflow_run_commands") == 1
 
@@ -90,9 +92,9 @@ async def test_a_word_is_said_in_one_statement_and_only_where_it_is_wanted(book:
     commands, run_id, number = Commands(ear.pool), story.run.id, CommandId(uuid7.uuid7())
 
     async def say(command_id: CommandId, user: str, *of: str, sees_pause: bool = True) -> str | None:
-        payload = {"step_id": "a"}
+        payload, origin = {"step_id": "a"}, Origin(actor=user)
         return await commands.say(
-            command_id, "approve", payload, run_id=run_id, user_id=user, of=of, sees_pause=sees_pause
+            command_id, "approve", payload, run_id=run_id, user_id=user, origin=origin, of=of, sees_pause=sees_pause
         )
 
     assert await say(CommandId(uuid7.uuid7()), "bob", "paused") is None

@@ -1,0 +1,93 @@
+"""What callers were refused (403), for the audit: a line each, but only so many a minute, so that nobody floods it.
+
+Used by ``gate``, after the handler and before the answer. The bound is a caller's and a node's; what it withholds is
+counted, and told by the caller's next line. What is another's is 404 to a caller, and no line.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from aiohttp import web
+
+from daemon import telemetry
+from daemon.api.context import ATTEMPT, CONTEXT, OPERATION, ORIGIN
+from daemon.errors import RunwardenError, StoreUnavailable
+from daemon.store.audit import Deed
+from daemon.telemetry import log
+
+MOST = 30
+"""Lines of one caller in a window."""
+WINDOW_S = 60.0
+CALLERS = 10_000
+"""Callers that are kept in mind; whoever was refused first is forgotten first."""
+MAX_AGENT_ID = 255
+FORBIDDEN = 403
+
+
+@dataclass(slots=True)
+class _Window:
+    since: float
+    lines: int = 0
+    withheld: int = 0
+
+
+class Refusals:
+    """Who was refused how often lately, on this node."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, _Window] = {}
+
+    def admit(self, actor: str, now: float) -> int | None:
+        """None when this refusal is one too many; else how many were withheld since the caller's last line."""
+        window = self._windows.get(actor)
+        if window is None or now - window.since >= WINDOW_S:
+            withheld = window.withheld if window is not None else 0
+            self._windows.pop(actor, None)  # so that it stands last again
+            self._windows[actor] = window = _Window(now, withheld=withheld)
+            if len(self._windows) > CALLERS:
+                del self._windows[next(iter(self._windows))]
+        if window.lines >= MOST:
+            window.withheld += 1
+            return None
+        window.lines += 1
+        told, window.withheld = window.withheld, 0
+        return told
+
+
+REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
+
+
+async def note_refusal(request: web.Request, fault: RunwardenError) -> None:
+    """If it is one, write its line, as far as the bound and Postgres allow; the caller is refused in any case."""
+    attempt = request.get(ATTEMPT)
+    if ORIGIN not in request or (fault.status != FORBIDDEN and attempt is None):
+        return
+    origin = request[ORIGIN]
+    withheld = request.app[REFUSALS].admit(origin.actor, time.monotonic())
+    if withheld is None:
+        telemetry.audit_withheld.inc()
+        return
+    deed = attempt or Deed(action=request.get(OPERATION, "none"), run_id=_run_id(request), agent_id=_agent_id(request))
+    detail = deed.detail | {"message": fault.detail} | ({"withheld": withheld} if withheld else {})
+    deed = replace(deed, outcome="refused", code=fault.problem_code, detail=detail)
+    try:
+        await request.app[CONTEXT].trail.note(origin, deed)
+    except StoreUnavailable as away:
+        telemetry.audit_withheld.inc()
+        log.warning("a refusal is not in the audit", actor=origin.actor, action=deed.action, fault=str(away))
+
+
+def _run_id(request: web.Request) -> UUID | None:
+    try:
+        return UUID(request.match_info.get("run_id", ""))
+    except ValueError:
+        return None
+
+
+def _agent_id(request: web.Request) -> str | None:
+    """The agent that the path names, if it can be one's name at all."""
+    said = request.match_info.get("agent_id", "")
+    return said if 0 < len(said) <= MAX_AGENT_ID and said.isprintable() else None
