@@ -115,6 +115,7 @@ requests = _counters("runwarden_http_requests_total", "Requests, by route and st
 request_seconds = _histograms("runwarden_http_request_seconds", "Time of a request by route, but streams.", "route")
 watchers = _gauge("runwarden_watchers", "Open event streams, and handlers waiting for a verdict.")
 sse_cut = _counter("runwarden_sse_cut_total", "Event streams cut off because the client read too slowly.")
+jwks_reads = _counters("runwarden_jwks_reads_total", "Readings of the issuer's keys: read, failed.", "outcome")
 verdict_seconds = _histogram("runwarden_verdict_seconds", "From a command's row to its verdict, as its handler saw it.")
 
 

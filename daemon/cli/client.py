@@ -74,6 +74,14 @@ class Api:
         """Replace a resource; not repeated, since each time would be a version of its own."""
         return (await self._call("PUT", path, body, tries=1)).body
 
+    async def delete(self, path: str) -> dict[str, Any]:
+        """End a resource; twice is as once."""
+        return (await self._call("DELETE", path)).body
+
+    async def make(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create what is shown once; not repeated, since each time would make another."""
+        return (await self._call("POST", path, body, tries=1)).body
+
     async def post(self, path: str, body: Mapping[str, Any], *, key: str | None = None) -> Answer:
         """Create or decide, under ``key`` or a new one, the same at each try."""
         return await self._call("POST", path, body, headers={"Idempotency-Key": key or secrets.token_urlsafe(18)})
