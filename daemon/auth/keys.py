@@ -15,6 +15,9 @@ from typing import Any, Literal, TypeAlias
 import jwt
 import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
+from jwt.algorithms import HMACAlgorithm
+
+from daemon.errors import SetupError
 
 Algorithm: TypeAlias = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
@@ -49,7 +52,11 @@ class Key:
 
 
 def shared(secret: str) -> Key:
-    """The key that a shared secret is."""
+    """The key that a shared secret is. Raises SetupError for a key file: what everybody may read is no secret."""
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError as fault:
+        raise SetupError(f"RUNWARDEN_JWT_SECRET cannot be a shared secret: {fault}") from None
     return Key(name="secret", algorithm="HS256", kid=None, material=secret)
 
 
@@ -115,7 +122,7 @@ class Keyring:
         """Whether a key is still trusted."""
         return name in self._names
 
-    def fitting(self, algorithm: object, kid: str | None) -> list[Key]:
+    def fitting(self, algorithm: str, kid: str | None) -> list[Key]:
         """The keys that may have signed a token with this header. One that names no key is tried with each."""
         return [
             key

@@ -82,6 +82,8 @@ class Tokens:
         except jwt.InvalidTokenError as fault:
             raise _invalid(str(fault)) from None
         algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(algorithm, str):
+            raise _invalid("its header names no algorithm")
         keys = self._keyring.fitting(algorithm, kid)
         for key in keys:
             try:
@@ -90,7 +92,7 @@ class Tokens:
                 continue
         if algorithm in PUBLISHED and (kid is None or all(key.kid != kid for key in keys)):
             raise UnknownKey
-        raise _invalid("Signature verification failed" if keys else f"no key of ours is for {str(algorithm)[:20]!r}")
+        raise _invalid("Signature verification failed" if keys else f"no key of ours is for {algorithm[:20]!r}")
 
     def _decoded(self, token: str, key: Key) -> dict[str, Any]:
         """By this key and its algorithm. Raises InvalidSignatureError when it was another's, else Unauthenticated."""

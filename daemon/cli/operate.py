@@ -148,9 +148,10 @@ def token(sub: str, hours: float, roles: tuple[Role, ...], groups: tuple[str, ..
     if not secret:
         raise SetupError("RUNWARDEN_JWT_SECRET: is required to sign; an identity provider's keys only verify.")
     rules = rules_of(settings)
+    tokens = Tokens(Keyring(secret), rules)
     life = max(1, int(hours * 3600))
     made = mint(sub, secret, lifetime_s=life, roles=roles or None, groups=groups, rules=rules)
-    caller = Tokens(Keyring(secret), rules).authenticate(made)  # refuses what the API would refuse
+    caller = tokens.authenticate(made)  # refuses what the API would refuse
     shown: dict[str, Any] = {"token": made, "sub": caller.user_id, "expires_at": caller.expires_at}
     shown |= {"roles": sorted(caller.roles), "groups": sorted(caller.groups)}
     click.echo(json.dumps(shown) if as_json else made)
