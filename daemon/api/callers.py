@@ -43,7 +43,7 @@ class Callers:
         self._used: set[UUID] = set()
         if self.issuer is not None and not (settings.jwt_issuer or settings.jwt_audience):
             log.warning(
-                "every token that the identity provider signs is accepted: set RUNWARDEN_JWT_ISSUER and _AUDIENCE",
+                "whatever these keys sign without an audience is accepted: set RUNWARDEN_JWT_ISSUER and _AUDIENCE",
                 url=settings.jwks_url,
             )
 

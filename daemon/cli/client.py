@@ -41,6 +41,11 @@ _HINTS_BY_CODE = {
     "confirm_required": "Look at what the tool did. To run it again: runwarden run resume RUN --run-again",
     "use_approve": "This step is decided by name: runwarden run approve RUN --step STEP",
     "no_such_route": "The node at this URL is older than this command, or it is no Runwarden.",
+    "token_revoked": "Make another: runwarden service-token create NAME --scope ROLE (with a token of your own).",
+    "not_by_service_token": "Use a token of your own: --profile, --token or RUNWARDEN_TOKEN.",
+    "scope_exceeds_roles": "Leave these scopes out, or ask an admin to make the token for you (--user).",
+    "too_many_tokens": "Revoke what is not used any more: runwarden service-token list",
+    "issuer_unavailable": "The token may be good: try again shortly.",
     "too_many_streams": "Try again shortly, or at another node.",
 }
 
