@@ -24,18 +24,22 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
-    api/        app (all routes, each with its declaration), gate, workflows, runs, decisions, bulk, verdicts, feed,
-                stream, ops; contract, intake, answers and openapi make a declaration validate and document; pages,
-                selection and repeats (Idempotency-Key) are shared; ``front`` puts them together
+    issuer.py   the identity provider: its JWK Set, fetched with bounds, kept and renewed
+    auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
+                service_tokens
+    api/        app (all routes, each with its declaration), gate, callers (who asks), service_tokens, workflows, runs,
+                decisions, bulk, verdicts, feed, stream, ops; contract, intake, answers and openapi make a declaration
+                validate and document; pages, selection and repeats (Idempotency-Key) are shared; ``front`` puts them
+                together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
-    node.py     the composition root; config, errors, counting, telemetry, auth are small and stand alone
+    node.py     the composition root; config, addresses, errors, counting, telemetry are small and stand alone
 
 ``gateway_client``, beside the daemon, knows the Gateways' wire: ``gateways`` calls each agent at the one that holds it.
 
-Imports go down only and are checked (``make check``): cli › dev › node › api | runtime › store | fabric › auth ›
-machine › telemetry › config | counting › errors. The front and the actors never import one another: they meet in
-Postgres and Redis.
+Imports go down only and are checked (``make check``): cli › dev › node › api | runtime › store | fabric | issuer ›
+auth › machine › telemetry › config | counting › addresses › errors. The front and the actors never import one another:
+they meet in Postgres and Redis.
 
 
 The laws

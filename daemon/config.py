@@ -12,51 +12,23 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from daemon import addresses
 from daemon.errors import SetupError
 
 PREFIX = "RUNWARDEN_"
-DEFAULT_GATEWAY = "default"
-"""The name of a Gateway that is alone and was given none."""
-GATEWAY_URL = re.compile(r"((?P<id>[A-Za-z0-9._-]{1,100})=)?(?P<url>https?://[^,\s]+)")
-
-
-def _postgres_url(secret: SecretStr) -> SecretStr:
-    """Refused here, because the drivers would each find other words for it, one of them a traceback."""
-    url = urlsplit(secret.get_secret_value())
-    if url.scheme not in ("postgresql", "postgres") or url.port == 0:  # reading an impossible port is a ValueError
-        raise ValueError("must be postgresql://user:password@host:port/database")
-    return secret
-
-
-def gateways_of(text: str) -> dict[str, str]:
-    """Base URLs by name, of `url`, `url,url` or `id=url,id=url`. Raises ValueError for what is none of them."""
-    parts = [GATEWAY_URL.fullmatch(part.strip()) for part in text.split(",")]
-    if None in parts:
-        raise ValueError("must be http(s)://host:port, or several as id=url,id=url (ids of letters, digits, . _ -)")
-    found = [(match["id"], match["url"].rstrip("/")) for match in parts if match]
-    if len(found) == 1:
-        return {found[0][0] or DEFAULT_GATEWAY: found[0][1]}
-    names = [name or urlsplit(url).netloc.rpartition("@")[2] for name, url in found]
-    urls = [url for _, url in found]
-    if len(set(names)) < len(names) or len(set(urls)) < len(urls):
-        raise ValueError("names a Gateway twice")
-    return dict(zip(names, urls, strict=True))
-
-
-def _gateway_urls(text: str) -> str:
-    gateways_of(text)
-    return text
-
-
-def _redis_url(secret: SecretStr) -> SecretStr:
-    if secret.get_secret_value() and urlsplit(secret.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must be redis://host:port/db, rediss:// for TLS")
-    return secret
 
 
 class Group(BaseSettings):
@@ -70,9 +42,6 @@ class Http(Group):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and logs it.")
-    jwt_secret: Annotated[SecretStr, Field(min_length=16)] = Field(
-        description="Shared secret of the HS256 bearer tokens; `sub` is the user. At least 16 characters."
-    )
     body_limit_bytes: int = Field(1_048_576, ge=1024, description="Largest accepted request body; a larger one is 413.")
     verdict_wait_s: float = Field(
         5.0, ge=0, le=60, description="How long a command's handler waits for its verdict before it answers 202."
@@ -90,10 +59,61 @@ class Http(Group):
     )
 
 
+class Identity(Group):
+    """Whose word is taken: tokens signed with a shared secret, with an identity provider's keys, or with either."""
+
+    jwks_url: Annotated[str, AfterValidator(addresses.jwks_url)] = Field(
+        "",
+        description="Where the identity provider publishes its keys (a JWK Set), for RS256, ES256 and EdDSA tokens. "
+        "https, or http on this machine; redirects are not followed.",
+    )
+    jwt_secret: SecretStr = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="Shared secret of HS256 bearer tokens, at least 16 characters. Needed unless there is a JWKS URL.",
+    )
+    jwt_issuer: str = Field("", description="A token's `iss` must be this; several behind commas. Empty: any or none.")
+    jwt_audience: str = Field(
+        "",
+        description="A token's `aud` must name this, or one of several behind commas. Empty: a token that has an "
+        "audience is for somebody else, and refused.",
+    )
+    jwt_leeway_s: float = Field(
+        0.0, ge=0, le=300, description="How far the issuer's clock may differ from ours, for `exp`, `nbf` and `iat`."
+    )
+    jwt_required_claims: str = Field(
+        "sub", description="Claims that every token must have, behind commas; `sub`, the user, always."
+    )
+    jwt_roles_claim: str = Field(
+        "roles", min_length=1, description="The claim with the user's roles; a path such as `realm_access.roles` too."
+    )
+    jwt_groups_claim: str = Field(
+        "groups", min_length=1, description="The claim with the groups that grants may name; a path too."
+    )
+    jwks_refresh_s: float = Field(
+        300.0, ge=1, description="Pause between two readings of the JWKS; a key that was removed is trusted so long."
+    )
+    jwks_keep_s: float = Field(
+        3600.0, ge=1, description="How long keys are trusted while the JWKS cannot be read; then 503 until it can."
+    )
+    jwks_pause_s: float = Field(
+        10.0, gt=0, description="At least so long between two readings, however many unknown keys tokens name."
+    )
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _enough(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        if not secret.get_secret_value() and info.data.get("jwks_url") == "":
+            raise ValueError("is required, or RUNWARDEN_JWKS_URL in its place")
+        if 0 < len(secret.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return secret
+
+
 class Store(Group):
     """Postgres."""
 
-    postgres_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
+    postgres_url: Annotated[SecretStr, AfterValidator(addresses.postgres_url)] = Field(
         description="postgresql://user:password@host:port/database (PostgreSQL 15 or newer)."
     )
     postgres_pool: int = Field(10, ge=2, description="Connections for reads, claims and commands.")
@@ -177,12 +197,12 @@ class Runtime(Group):
 class Gateway(Group):
     """The tunnel Gateway, or several."""
 
-    gateway_url: Annotated[str, AfterValidator(_gateway_urls)] = Field(
+    gateway_url: Annotated[str, AfterValidator(addresses.gateway_urls)] = Field(
         description="Base URL of the Gateway's internal HTTP side. Several: `id=url,id=url` with the `--gateway-id` of "
         "each, or plain URLs; the same on every node."
     )
     gateway_token: SecretStr = Field(SecretStr(""), description="Sent as X-Internal-Token, to each of them.")
-    gateway_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
+    gateway_redis_url: Annotated[SecretStr, AfterValidator(addresses.redis_url)] = Field(
         SecretStr(""),
         description="The Gateways' own Redis (their `--redis-url`), if they have one; only read: who holds an agent, "
         "stored results, events. Empty: the Gateways are asked by HTTP.",
@@ -202,7 +222,7 @@ class Gateway(Group):
     @property
     def urls(self) -> dict[str, str]:
         """The Gateways' base URLs by name: the id that was given, else the URL's host and port; `default` alone."""
-        return gateways_of(self.gateway_url)
+        return addresses.gateways_of(self.gateway_url)
 
 
 class Telemetry(Group):
@@ -228,6 +248,7 @@ class Settings:
     """All groups together; what ``node.py`` is given."""
 
     http: Http
+    identity: Identity
     store: Store
     fabric: Fabric
     runtime: Runtime
@@ -237,6 +258,7 @@ class Settings:
 
 GROUPS: Mapping[str, type[Group]] = {
     "http": Http,
+    "identity": Identity,
     "store": Store,
     "fabric": Fabric,
     "runtime": Runtime,

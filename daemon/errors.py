@@ -7,8 +7,8 @@ Anyone may raise these; only ``api/gate.py`` turns them into HTTP answers and on
     ├── CallerError                 the client asked for something it cannot have
     │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · Conflict 409
     │   ├── Stale 412 · TooLarge 413 · Invalid 422
-    ├── WorldError                  a neighbour (Postgres, Redis, a Gateway) did not do its part
-    │   ├── StoreUnavailable 503 · FabricUnavailable 503
+    ├── WorldError                  a neighbour (Postgres, Redis, a Gateway, an issuer) did not do its part
+    │   ├── StoreUnavailable 503 · FabricUnavailable 503 · IssuerUnavailable 503
     │   └── Poison 500              one row or letter that the store can never accept
     └── SetupError                  the operator's settings or machine cannot work
 """
@@ -114,6 +114,12 @@ class FabricUnavailable(WorldError):
     """Redis does not answer; nothing was lost, try again shortly."""
 
     code = "fabric_unavailable"
+
+
+class IssuerUnavailable(WorldError):
+    """The identity provider does not tell its keys, so nobody knows whether this token is good; try again shortly."""
+
+    code = "issuer_unavailable"
 
 
 class Poison(WorldError):

@@ -122,6 +122,7 @@ sse_cut = _counter("runwarden_sse_cut_total", "Event streams cut off because the
 audit_withheld = _counter(
     "runwarden_audit_withheld_total", "Refusals (403) not written down: too many of one caller, or Postgres was away."
 )
+jwks_reads = _counters("runwarden_jwks_reads_total", "Readings of the issuer's keys: read, failed.", "outcome")
 verdict_seconds = _histogram("runwarden_verdict_seconds", "From a command's row to its verdict, as its handler saw it.")
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from daemon.auth.caller import Role
 from daemon.machine.commands import CommandKind
 from daemon.machine.events import PausedReason
 from daemon.machine.spec import WorkflowSpec
@@ -231,6 +232,35 @@ class Ticket(BaseModel):
 
     ticket: str
     expires_at: datetime
+
+
+class ServiceToken(BaseModel):
+    """A token for automation, without the token itself. It speaks for ``user_id``, with the scopes for roles."""
+
+    token_id: UUID
+    user_id: str
+    name: str
+    scopes: list[Role]
+    groups: list[str] = Field(description="Its maker's, as they were then.")
+    made_by: str
+    made_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute.")
+    revoked_at: datetime | None
+    revoked_by: str | None
+
+
+class MadeServiceToken(ServiceToken):
+    """A service token just made: ``token`` is shown here and never again."""
+
+    token: str
+
+
+class ServiceTokenPage(BaseModel):
+    """Service tokens, newest first; ``next_cursor`` is null on the last page."""
+
+    items: list[ServiceToken]
+    next_cursor: str | None
 
 
 class Health(BaseModel):

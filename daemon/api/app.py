@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from daemon.api import answers as told
-from daemon.api import audit, bulk, decisions, docs, ops, runs, stream, workflows
+from daemon.api import audit, bulk, decisions, docs, ops, runs, service_tokens, stream, workflows
 from daemon.api.context import CONTEXT, DOCUMENT, Context
 from daemon.api.contract import Answer, Problems, Route, merged
 from daemon.api.gate import EVENTS, gate
@@ -91,6 +91,31 @@ API += [
     ),
 ]
 
+TOKENS = "/v1/service-tokens"
+TOKEN = TOKENS + "/{token_id}"
+A_TOKEN = {200: Answer(says="The service token, without the token itself.", model=told.ServiceToken)}
+MADE = {
+    200: Answer(
+        says="The service token, shown this once.", model=told.MadeServiceToken, headers={"Cache-Control": "no-store"}
+    )
+}
+NOT_MADE: Problems = {
+    403: ("not_by_service_token", "role_required", "scope_exceeds_roles"),
+    409: ("too_many_tokens",),
+}
+SERVICE_TOKENS = [
+    Route(
+        "GET",
+        TOKENS,
+        service_tokens.listed,
+        {200: Answer(says="A page.", model=told.ServiceTokenPage)},
+        {403: ("role_required",)},
+    ),
+    Route("POST", TOKENS, service_tokens.create, MADE, NOT_MADE),
+    Route("GET", TOKEN, service_tokens.get, A_TOKEN, NO_SUCH),
+    Route("DELETE", TOKEN, service_tokens.revoke, A_TOKEN, merged(NO_SUCH, {403: ("not_by_service_token",)})),
+]
+
 OPS = [
     Route("GET", "/healthz", ops.healthz, {200: Answer(says="Alive.", model=told.Health)}, open=True),
     Route("GET", "/readyz", ops.readyz, READY, open=True),
@@ -101,7 +126,7 @@ DOCS = [
     Route("GET", "/openapi.json", docs.openapi, {200: Answer(says="This.", media="application/json")}, open=True),
     Route("GET", "/docs", docs.page, {200: Answer(says="This, to read.", media="text/html")}, open=True),
 ]
-ROUTES = [*API, *OPS, *DOCS]
+ROUTES = [*API, *SERVICE_TOKENS, *OPS, *DOCS]
 
 
 @cache

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from daemon.api.callers import Callers
 from daemon.api.feed import Feed
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
@@ -16,6 +17,7 @@ from daemon.store.commands import Commands
 from daemon.store.log import EventLog
 from daemon.store.runs import Runs
 from daemon.store.trail import Trail
+from daemon.store.service_tokens import ServiceTokens
 from daemon.store.workflows import Workflows
 
 
@@ -32,6 +34,8 @@ class Context:
     """Everything a handler may use."""
 
     settings: Http
+    callers: Callers
+    service_tokens: ServiceTokens
     workflows: Workflows
     runs: Runs
     commands: Commands

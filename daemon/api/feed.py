@@ -7,7 +7,7 @@ waited for. Nothing here is the truth: a watcher that sees a gap reads the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Set
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -22,6 +22,8 @@ class Watcher:
 
     def __init__(self, bound: int) -> None:
         self._queue: asyncio.Queue[Told | None] = asyncio.Queue(bound)
+        self.token: UUID | None = None
+        """The service token that it watches by."""
         self.overrun = False
         self.closed = False
         self.seen = 0
@@ -98,9 +100,23 @@ class Feed:
                 if watcher.seen < last_seq or watcher.overrun:
                     watcher.tell(None)
 
-    def close(self) -> None:
-        """The node leaves: every stream ends and its client comes back to another node."""
-        for watchers in self._watchers.values():
-            for watcher in watchers:
+    @property
+    def tokens(self) -> set[UUID]:
+        """The service tokens that somebody watches by."""
+        return {watcher.token for watcher in self._all() if watcher.token is not None}
+
+    def expel(self, ended: Set[UUID]) -> None:
+        """These service tokens open nothing any more: streams by them end."""
+        for watcher in self._all():
+            if watcher.token in ended:
                 watcher.closed = True
                 watcher.tell(None)
+
+    def _all(self) -> Iterator[Watcher]:
+        return (watcher for watchers in self._watchers.values() for watcher in watchers)
+
+    def close(self) -> None:
+        """The node leaves: every stream ends and its client comes back to another node."""
+        for watcher in self._all():
+            watcher.closed = True
+            watcher.tell(None)

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from daemon.api.app import make_app
+from daemon.api.callers import Callers
 from daemon.api.context import Context, Health
 from daemon.api.feed import Feed
 from daemon.api.verdicts import Bell, Verdicts
@@ -26,6 +27,7 @@ from daemon.store.log import EventLog
 from daemon.store.pool import Pool
 from daemon.store.runs import Runs
 from daemon.store.trail import Trail
+from daemon.store.service_tokens import ServiceTokens
 from daemon.store.workflows import Workflows
 from daemon.telemetry import log
 
@@ -44,9 +46,14 @@ class Front:
         commands = Commands(pool)
         self._bell = Bell(Inbox(redis, keys, bound=settings.fabric.inbox_bound))
         self._verdicts = Verdicts(commands)
+        self._callers = Callers(settings.identity, pool)
+        if self._callers.issuer is not None and not ops_only:
+            health.parts["issuer"] = self._callers.issuer.fault
         self.app: web.Application = make_app(
             Context(
                 settings=settings.http,
+                callers=self._callers,
+                service_tokens=ServiceTokens(pool),
                 workflows=Workflows(pool),
                 runs=Runs(pool),
                 commands=commands,
@@ -69,6 +76,7 @@ class Front:
             "compare": self._compare(),
             "bell": self._bell.run(),
             "verdicts": self._verdicts.run(),
+            **self._callers.parts(),
         }
 
     def close_streams(self) -> None:
@@ -76,10 +84,12 @@ class Front:
         self._feed.close()
 
     async def _compare(self) -> None:
-        """At every heartbeat, see whether a watcher missed something."""
+        """At every heartbeat, see whether a watcher missed something, or watches by a token that has ended."""
         while True:
             await asyncio.sleep(self._heartbeat_s)
             try:
                 await self._feed.compare(self._log)
+                if tokens := self._feed.tokens:
+                    self._feed.expel(await self._callers.ended(tokens))
             except RunwardenError as fault:
                 log.warning("watchers could not be compared with the log", fault=str(fault))

@@ -16,8 +16,6 @@ from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
-from daemon.auth.tickets import admit
-from daemon.auth.tokens import authenticate
 from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, WorldError
 from daemon.telemetry import log, span
 
@@ -50,7 +48,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if request.path not in OPEN_PATHS:
-            request[CALLER] = caller = _caller(request)
+            request[CALLER] = caller = await _caller(request)
             request[ORIGIN] = _origin(request, caller)
         return await handler(request)
     except RunwardenError as fault:
@@ -70,14 +68,14 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(RunwardenError("Something went wrong inside Runwarden; the log of this node tells more."))
 
 
-def _caller(request: web.Request) -> Caller:
+async def _caller(request: web.Request) -> Caller:
     """Who is asking, by token or, for a stream, by ticket. No query is ever logged, since a ticket may be in it."""
-    secret = request.app[CONTEXT].settings.jwt_secret.get_secret_value()
+    callers = request.app[CONTEXT].callers
     authorization, ticket = request.headers.get("Authorization"), request.query.get("ticket")
     resource = request.match_info.route.resource
     if authorization is None and ticket is not None and resource is not None and resource.canonical == EVENTS:
-        return admit(ticket, request.match_info["run_id"], secret)
-    return authenticate(authorization, secret)
+        return await callers.by_ticket(ticket, request.match_info["run_id"])
+    return await callers.by_token(authorization)
 
 
 def _origin(request: web.Request, caller: Caller) -> Origin:

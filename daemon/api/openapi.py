@@ -28,10 +28,10 @@ from daemon.api.answers import Problem
 from daemon.api.contract import Problems, Route, merged
 
 _REF = "#/components/schemas/"
-_TOKEN: Problems = {401: ("unauthenticated", "token_invalid", "token_expired")}
+_TOKEN: Problems = {401: ("unauthenticated", "token_invalid", "token_expired", "token_revoked")}
 _ROLE: Problems = {403: ("role_required",)}
 _TICKET: Problems = {401: ("ticket_invalid", "ticket_expired")}
-_OURS: Problems = {500: ("internal_error",), 503: ("store_unavailable", "fabric_unavailable")}
+_OURS: Problems = {500: ("internal_error",), 503: ("store_unavailable", "fabric_unavailable", "issuer_unavailable")}
 _BODY: Problems = {
     400: ("bad_request",),
     413: ("body_too_large",),
@@ -60,7 +60,12 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
         components=Components(
             schemas=_schemas(routes),
             securitySchemes={
-                "token": SecurityScheme(type="http", scheme="bearer", bearerFormat="JWT", description="`sub` is you."),
+                "token": SecurityScheme(
+                    type="http",
+                    scheme="bearer",
+                    bearerFormat="JWT",
+                    description="Its `sub` is you; or a service token (`rwt_…`), which speaks for who made it.",
+                ),
                 "ticket": SecurityScheme(
                     type="apiKey", name="ticket", security_scheme_in="query", description="Of `POST …/events-ticket`."
                 ),

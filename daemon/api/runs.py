@@ -19,7 +19,6 @@ from daemon.api.repeats import Repeatable, once
 from daemon.api.selection import Selection
 from daemon.api.shapes import json_response, moment, run_item, run_shape
 from daemon.api.workflows import missing
-from daemon.auth.tickets import ticket_for
 from daemon.errors import Conflict, NotFound
 from daemon.machine.commands import RunId
 from daemon.machine.spec import MAX_RUN_TIMEOUT_MS
@@ -119,7 +118,7 @@ async def history(request: web.Request, path: RunPath, query: HistoryQuery) -> w
 async def ticket(request: web.Request, path: RunPath) -> web.Response:
     """A ticket for the run's event stream, read-only, to be used within a minute by what can send no headers."""
     head, context = await own_head(request, path.run_id), request.app[CONTEXT]
-    made, ends = ticket_for(request[CALLER], str(head.id), context.settings.jwt_secret.get_secret_value())
+    made, ends = await context.callers.ticket(request[CALLER], str(head.id))
     body: dict[str, Any] = {"ticket": made, "expires_at": moment(datetime.fromtimestamp(ends, UTC))}
     return json_response(body, headers={"Cache-Control": "no-store"})
 

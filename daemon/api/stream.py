@@ -20,6 +20,7 @@ from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.feed import Watcher
 from daemon.api.intake import Headers, Query, Whole
 from daemon.api.runs import RunPath, own_head
+from daemon.auth.service_tokens import token_id_of
 from daemon.errors import StoreUnavailable, WorldError
 from daemon.machine.commands import RunId
 
@@ -73,6 +74,7 @@ async def events(request: web.Request, path: RunPath, query: EventsQuery, header
         response = web.StreamResponse(headers=HEADERS)
         stream = _Stream(context, head.id, response, watcher, after=after, limit=limit)
         stream.ends_at = request[CALLER].expires_at
+        watcher.token = token_id_of(request[CALLER].via)
         with contextlib.suppress(ConnectionError, TimeoutError, StoreUnavailable):
             await response.prepare(request)
             await stream.run(finished=head.terminal)

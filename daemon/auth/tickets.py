@@ -1,6 +1,7 @@
 """Tickets: each opens one run's event stream, for a browser's ``EventSource``, which sends no headers.
 
 A ticket is signed with a key of its own and names its audience, so that neither it nor a token passes for the other.
+It says all that the token said of its bearer: with it they may do no more, and no less, than see this one stream.
 """
 
 from __future__ import annotations
@@ -12,32 +13,42 @@ import time
 import jwt
 
 from daemon.auth.caller import Caller
-from daemon.auth.tokens import ALGORITHM
 from daemon.errors import Unauthenticated
 
+ALGORITHM = "HS256"
 TICKET_S = 60
 """Within this time a ticket must be used; the stream that it opened may stay."""
 _TICKET_FOR = "runwarden:events"
 
 
-def ticket_for(caller: Caller, run_id: str, secret: str) -> tuple[str, int]:
+def ticket_key(secret: str) -> bytes:
+    """The key of tickets that follows from the secret of tokens."""
+    return hmac.new(secret.encode(), b"events-ticket", hashlib.sha256).digest()
+
+
+def ticket_for(caller: Caller, run_id: str, key: bytes) -> tuple[str, int]:
     """A ticket for the events of one run, and its end in epoch seconds: never later than the caller's token's."""
     now = int(time.time())
     ends = now + TICKET_S if caller.expires_at is None else min(now + TICKET_S, caller.expires_at)
     claims = {"sub": caller.user_id, "run": run_id, "aud": _TICKET_FOR, "iat": now, "exp": ends}
+    claims["roles"] = sorted(caller.roles)
+    if caller.groups:
+        claims["groups"] = sorted(caller.groups)
     if caller.expires_at is not None:
         claims["until"] = caller.expires_at
-    return jwt.encode(claims, _ticket_key(secret), algorithm=ALGORITHM), ends
+    if caller.via is not None:
+        claims["via"] = caller.via
+    return jwt.encode(claims, key, algorithm=ALGORITHM), ends
 
 
-def admit(ticket: str, run_id: str, secret: str) -> Caller:
+def admit(ticket: str, run_id: str, key: bytes) -> Caller:
     """Who was given this ticket for this run; ``expires_at`` is that of their token. Raises Unauthenticated."""
     if not ticket.isascii():
         raise Unauthenticated("The ticket is not valid.", code="ticket_invalid")
     try:
         claims = jwt.decode(
             ticket,
-            _ticket_key(secret),
+            key,
             algorithms=[ALGORITHM],
             audience=_TICKET_FOR,
             options={"require": ["sub", "exp", "aud"]},
@@ -48,8 +59,5 @@ def admit(ticket: str, run_id: str, secret: str) -> Caller:
         raise Unauthenticated("The ticket is not valid.", code="ticket_invalid") from None
     if claims.get("run") != run_id:
         raise Unauthenticated("The ticket is for another run.", code="ticket_invalid")
-    return Caller(claims["sub"], claims.get("until"))
-
-
-def _ticket_key(secret: str) -> bytes:
-    return hmac.new(secret.encode(), b"events-ticket", hashlib.sha256).digest()
+    roles, groups = frozenset(claims.get("roles", ())), frozenset(claims.get("groups", ()))
+    return Caller(claims["sub"], claims.get("until"), roles, groups, claims.get("via"))

@@ -41,6 +41,11 @@ _HINTS_BY_CODE = {
     "confirm_required": "Look at what the tool did. To run it again: runwarden run resume RUN --run-again",
     "use_approve": "This step is decided by name: runwarden run approve RUN --step STEP",
     "no_such_route": "The node at this URL is older than this command, or it is no Runwarden.",
+    "token_revoked": "Make another: runwarden service-token create NAME --scope ROLE (with a token of your own).",
+    "not_by_service_token": "Use a token of your own: --profile, --token or RUNWARDEN_TOKEN.",
+    "scope_exceeds_roles": "Leave these scopes out, or ask an admin to make the token for you (--user).",
+    "too_many_tokens": "Revoke what is not used any more: runwarden service-token list",
+    "issuer_unavailable": "The token may be good: try again shortly.",
     "too_many_streams": "Try again shortly, or at another node.",
 }
 
@@ -73,6 +78,14 @@ class Api:
     async def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Replace a resource; not repeated, since each time would be a version of its own."""
         return (await self._call("PUT", path, body, tries=1)).body
+
+    async def delete(self, path: str) -> dict[str, Any]:
+        """End a resource; twice is as once."""
+        return (await self._call("DELETE", path)).body
+
+    async def make(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create what is shown once; not repeated, since each time would make another."""
+        return (await self._call("POST", path, body, tries=1)).body
 
     async def post(self, path: str, body: Mapping[str, Any], *, key: str | None = None) -> Answer:
         """Create or decide, under ``key`` or a new one, the same at each try."""

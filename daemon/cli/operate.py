@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from daemon.cli.exits import Exit
 from daemon.cli.process import on_signals, run_loop
 from daemon.errors import SetupError
+
+if TYPE_CHECKING:
+    from daemon.auth.caller import Role
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 
@@ -127,25 +131,43 @@ def config(as_json: bool) -> None:
 @click.command()
 @click.option("--sub", default="dev", show_default=True, help="The user: 1 to 255 characters.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True, help="Its life.")
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(["viewer", "operator", "approver", "admin"]),
+    multiple=True,
+    help="A role, repeatable; without any it is a plain user's: operator and approver.",
+)
+@click.option("--group", "groups", metavar="GROUP", multiple=True, help="A group of theirs, repeatable.")
 @_as_json
-def token(sub: str, hours: float, as_json: bool) -> None:
+def token(sub: str, hours: float, roles: tuple[Role, ...], groups: tuple[str, ...], as_json: bool) -> None:
     """Print a bearer token, for development.
 
-    It is signed with RUNWARDEN_JWT_SECRET, which must be that of the node it is for.
+    It is signed with RUNWARDEN_JWT_SECRET, which must be that of the node it is for, as must the other settings of
+    identity: they say which issuer, audience and claims it names.
     """
-    from daemon.auth.tokens import authenticate, mint
+    from daemon.auth.claims import rules_of
+    from daemon.auth.keys import Keyring
+    from daemon.auth.tokens import Tokens, mint
     from daemon.config import load_group
 
     try:
-        secret = load_group("http").jwt_secret.get_secret_value()
+        settings = load_group("identity")
+        secret = settings.jwt_secret.get_secret_value()
     except SetupError as fault:
         raise SetupError(
             f"{fault}\nA token is signed with the secret of the node that shall accept it: give this command the same "
             "RUNWARDEN_JWT_SECRET. (`runwarden dev` prints a token of its own.)"
         ) from None
-    made = mint(sub, secret, lifetime_s=max(1, int(hours * 3600)))
-    caller = authenticate(f"Bearer {made}", secret)  # refuses a `sub` that the API would refuse
-    shown = {"token": made, "sub": caller.user_id, "expires_at": caller.expires_at}
+    if not secret:
+        raise SetupError("RUNWARDEN_JWT_SECRET: is required to sign; an identity provider's keys only verify.")
+    rules = rules_of(settings)
+    tokens = Tokens(Keyring(secret), rules)
+    life = max(1, int(hours * 3600))
+    made = mint(sub, secret, lifetime_s=life, roles=roles or None, groups=groups, rules=rules)
+    caller = tokens.authenticate(made)  # refuses what the API would refuse
+    shown: dict[str, Any] = {"token": made, "sub": caller.user_id, "expires_at": caller.expires_at}
+    shown |= {"roles": sorted(caller.roles), "groups": sorted(caller.groups)}
     click.echo(json.dumps(shown) if as_json else made)
 
 

@@ -7,7 +7,7 @@ from importlib import metadata
 import click
 from click.shell_completion import get_completion_class
 
-from daemon.cli import importing, operate, pretend, profiles, run, workflow
+from daemon.cli import importing, operate, pretend, profiles, run, service_token, workflow
 from daemon.cli.exits import Commands
 
 
@@ -46,3 +46,4 @@ def completion(shell: str) -> None:
 for _command in (*operate.COMMANDS, *pretend.COMMANDS, importing.import_v0, workflow.workflow, run.run):
     main.add_command(_command)
 main.add_command(profiles.profile)
+main.add_command(service_token.service_token)

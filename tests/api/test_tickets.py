@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from daemon.auth.caller import Caller
-from daemon.auth.tickets import TICKET_S, _ticket_key, ticket_for
+from daemon.auth.tickets import TICKET_S, ticket_for, ticket_key
 from tests.api.answers import assert_problem
 from tests.api.harness import SECRET, Answer, Stack, Watch, step
 
@@ -58,23 +58,23 @@ async def test_a_token_is_no_ticket(shared: Stack) -> None:
     for forged in (
         shared.token(),
         jwt.encode(claims, SECRET, algorithm="HS256"),
-        jwt.encode({name: claims[name] for name in ("sub", "run", "exp")}, _ticket_key(SECRET), algorithm="HS256"),
-        jwt.encode({name: claims[name] for name in ("sub", "run", "aud")}, _ticket_key(SECRET), algorithm="HS256"),
+        jwt.encode({name: claims[name] for name in ("sub", "run", "exp")}, ticket_key(SECRET), algorithm="HS256"),
+        jwt.encode({name: claims[name] for name in ("sub", "run", "aud")}, ticket_key(SECRET), algorithm="HS256"),
         jwt.encode(claims, None, algorithm="none"),
         "x",
         "",
         "%C3%A9",
     ):
         assert_problem(await knock(shared, place + forged), 401, "ticket_invalid")
-    late = jwt.encode(claims | {"exp": int(time.time()) - 1}, _ticket_key(SECRET), algorithm="HS256")
+    late = jwt.encode(claims | {"exp": int(time.time()) - 1}, ticket_key(SECRET), algorithm="HS256")
     assert_problem(await knock(shared, place + late), 401, "ticket_expired")
 
 
 async def test_a_ticket_is_for_a_minute_and_never_outlives_the_token(shared: Stack) -> None:
     now = int(time.time())
-    assert now + TICKET_S <= ticket_for(Caller("ann", None), "r", SECRET)[1] <= now + TICKET_S + 2
-    assert ticket_for(Caller("ann", now + 5), "r", SECRET)[1] == now + 5
-    assert now + TICKET_S <= ticket_for(Caller("ann", now + 5000), "r", SECRET)[1] <= now + TICKET_S + 2
+    assert now + TICKET_S <= ticket_for(Caller("ann", None), "r", ticket_key(SECRET))[1] <= now + TICKET_S + 2
+    assert ticket_for(Caller("ann", now + 5), "r", ticket_key(SECRET))[1] == now + 5
+    assert now + TICKET_S <= ticket_for(Caller("ann", now + 5000), "r", ticket_key(SECRET))[1] <= now + TICKET_S + 2
 
 
 async def test_a_stream_opened_by_ticket_ends_with_the_callers_token(shared: Stack) -> None:

@@ -10,7 +10,9 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from daemon.auth.tokens import authenticate
+from daemon.auth.caller import Caller
+from daemon.auth.keys import Keyring
+from daemon.auth.tokens import Tokens
 from daemon.cli import main
 from tests.cli.command import ROOT, SECRET
 
@@ -32,6 +34,11 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*arguments: str, answer: str | None = None, **settings: str) -> Result:
     environment = {f"RUNWARDEN_{name.upper()}": value for name, value in settings.items()}
     return CliRunner().invoke(main, arguments, input=answer, env=environment)
+
+
+def bearer(token: str) -> Caller:
+    """Whom the token names, by the secret of these tests."""
+    return Tokens(Keyring(SECRET)).authenticate(token)
 
 
 def test_config_shows_the_settings_in_force_and_no_secret() -> None:
@@ -68,13 +75,13 @@ def test_config_lists_all_problems_at_once() -> None:
 def test_token_mints_what_the_api_accepts() -> None:
     made = run("token", "--sub", "ada@example", "--hours", "2", jwt_secret=SECRET)
     assert made.exit_code == 0
-    caller = authenticate(f"Bearer {made.stdout.strip()}", SECRET)
+    caller = bearer(made.stdout.strip())
     assert caller.user_id == "ada@example"
 
 
 def test_operators_commands_speak_json(bare_database: str) -> None:
     token = json.loads(run("token", "--sub", "ada", "--json", jwt_secret=SECRET).stdout)
-    caller = authenticate(f"Bearer {token['token']}", SECRET)
+    caller = bearer(token["token"])
     assert (token["sub"], token["expires_at"]) == ("ada", caller.expires_at)
     applied = json.loads(run("migrate", "--json", postgres_url=bare_database).stdout)["applied"]
     assert applied[0] == "0001.workflows"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from daemon.config import effective, gateways_of, load, mask
+from daemon.addresses import gateways_of
+from daemon.config import effective, load, mask
 from daemon.errors import SetupError
 
 NEEDED: dict[str, Any] = {
