@@ -193,6 +193,131 @@ class Bulk(BaseModel):
     more: bool
 
 
+class Agent(BaseModel):
+    """An agent that you may see. ``owner`` is null for one that belongs to nobody: only admins use it."""
+
+    agent_id: str
+    owner: str | None
+    bound_at: datetime | None
+    may: list[Literal["approve", "owner", "use", "view"]] = Field(description="What is yours to do; of some tools.")
+    online: Literal["online", "offline", "unknown"] = Field(description="Unknown while a Gateway does not answer.")
+    last_seen_at: datetime | None = Field(description="The last that a Gateway heard of it, heartbeats not counted.")
+    held: bool = Field(description="No call goes to it: it, or everything, is held.")
+    held_reason: str | None
+
+
+class AgentPage(BaseModel):
+    """Agents by id; ``next_cursor`` is null on the last page."""
+
+    items: list[Agent]
+    next_cursor: str | None
+
+
+class Tool(BaseModel):
+    """A tool of an agent. The traits follow from its annotations and, over them, from tool policies."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    annotations: dict[str, bool] = Field(description="MCP's hints, as far as the tool gives any.")
+    risk: Literal["low", "medium", "high"]
+    writes: bool
+    open_world: bool
+    idempotent: bool
+    requires_approval: bool
+    denied: bool
+    may_use: bool
+    refusal: str | None = Field(description="Why you may not use it.")
+
+
+class ToolList(BaseModel):
+    """What an agent offers now."""
+
+    agent_id: str
+    tools: list[Tool]
+
+
+class AgentToken(BaseModel):
+    """What an agent shows the Gateway, until ``expires_at`` or the next reset."""
+
+    agent_id: str
+    token: str
+    expires_at: datetime
+    version: int
+    reset: bool
+
+
+class Binding(BaseModel):
+    """Whose an agent is now, and what was done for it."""
+
+    agent_id: str
+    owner: str | None
+    outcome: Literal["bound", "transferred", "unbound", "unchanged"]
+
+
+class Grant(BaseModel):
+    """What somebody may do with an agent; ``tools`` are patterns over names of tools."""
+
+    grant_id: UUID
+    agent_id: str
+    subject: str
+    permission: Literal["use", "approve", "view"]
+    tools: list[str]
+    expires_at: datetime | None
+    granted_by: str
+    granted_at: datetime
+
+
+class GrantList(BaseModel):
+    """Every grant of an agent, oldest first."""
+
+    items: list[Grant]
+
+
+class Policy(BaseModel):
+    """What is said about the tools that fit; null says nothing."""
+
+    policy_id: UUID
+    agents: str
+    tools: str
+    risk: Literal["low", "medium", "high"] | None
+    writes: bool | None
+    open_world: bool | None
+    idempotent: bool | None
+    requires_approval: bool | None
+    denied: bool | None
+    note: str | None
+    set_by: str
+    set_at: datetime
+
+
+class PolicyList(BaseModel):
+    """Every policy."""
+
+    items: list[Policy]
+
+
+class Hold(BaseModel):
+    """No call leaves for what is held. ``by_admin``: only an admin releases it."""
+
+    hold_id: UUID
+    scope: Literal["everything", "agent", "user"]
+    target: str | None
+    reason: str
+    held_by: str
+    held_at: datetime
+    by_admin: bool
+    released_by: str | None
+    released_at: datetime | None
+
+
+class HoldPage(BaseModel):
+    """Holds, newest first; ``next_cursor`` is null on the last page."""
+
+    items: list[Hold]
+    next_cursor: str | None
+
+
 class Ticket(BaseModel):
     """Opens the event stream of one run, as ``?ticket=``, until ``expires_at``; the stream ends with your token."""
 

@@ -9,8 +9,21 @@ from typing import cast
 import orjson
 from aiohttp import web
 
+from daemon.api import (
+    agent_tokens,
+    agents,
+    bulk,
+    decisions,
+    docs,
+    grants,
+    holds,
+    ops,
+    policies,
+    runs,
+    stream,
+    workflows,
+)
 from daemon.api import answers as told
-from daemon.api import bulk, decisions, docs, ops, runs, stream, workflows
 from daemon.api.context import CONTEXT, DOCUMENT, Context
 from daemon.api.contract import Answer, Problems, Route, merged
 from daemon.api.gate import EVENTS, gate
@@ -81,6 +94,56 @@ API = [
     Route("GET", EVENTS, stream.events, STREAM, merged(NO_SUCH, {503: ("too_many_streams",)})),
 ]
 
+AGENTS = "/v1/bridge/agents"
+AGENT = AGENTS + "/{agent_id}"
+GRANT = AGENT + "/grants/{grant_id}"
+POLICIES = "/v1/tool-policies"
+HOLDS = "/v1/holds"
+OWNERS = merged(NO_SUCH, {403: ("not_the_owner",)})
+MIRRORED: Problems = {503: ("gateway_redis_unavailable",)}
+LIVE = merged(NO_SUCH, {409: ("agent_offline",), 503: ("gateway_unavailable",)})
+GRANTED = merged(OWNERS, {409: ("agent_unbound", "agent_taken", "too_many")})
+TAKEN = merged(OWNERS, MIRRORED, {409: ("agent_taken",)})
+MINTED = merged(MIRRORED, {409: ("agent_taken", "agent_tokens_off", "too_many_agents"), 503: ("gateway_unavailable",)})
+A_BINDING = {200: Answer(says="Whose it is now.", model=told.Binding)}
+A_GRANT = {200: Answer(says="The grant.", model=told.Grant)}
+A_POLICY = {200: Answer(says="The policy.", model=told.Policy)}
+A_HOLD = {200: Answer(says="The hold as it stands.", model=told.Hold)}
+SAID: Problems = {409: ("policy_exists", "too_many")}
+
+AUTHORITY = [
+    Route("GET", AGENTS, agents.listed, {200: Answer(says="A page.", model=told.AgentPage)}),
+    Route("GET", AGENT, agents.get, {200: Answer(says="The agent.", model=told.Agent)}, NO_SUCH),
+    Route("GET", AGENT + "/tools", agents.tools, {200: Answer(says="Its tools.", model=told.ToolList)}, LIVE),
+    Route("PUT", AGENT + "/binding", agents.bind, A_BINDING, TAKEN, role="operator"),
+    Route("DELETE", AGENT + "/binding", agents.unbind, A_BINDING, MIRRORED, role="admin"),
+    Route("GET", AGENT + "/grants", grants.listed, {200: Answer(says="All.", model=told.GrantList)}, OWNERS),
+    Route("POST", AGENT + "/grants", grants.add, A_GRANT, GRANTED, role="operator"),
+    Route("DELETE", GRANT, grants.revoke, A_GRANT, GRANTED, role="operator"),
+    Route(
+        "POST",
+        "/v1/bridge/agent-token",
+        agent_tokens.mint,
+        {200: Answer(says="The token.", model=told.AgentToken)},
+        MINTED,
+        role="operator",
+    ),
+    Route("GET", POLICIES, policies.listed, {200: Answer(says="All.", model=told.PolicyList)}, role="admin"),
+    Route("POST", POLICIES, policies.add, A_POLICY, SAID, role="admin"),
+    Route("PUT", POLICIES + "/{policy_id}", policies.replace, A_POLICY, merged(NO_SUCH, SAID), role="admin"),
+    Route("DELETE", POLICIES + "/{policy_id}", policies.delete, A_POLICY, NO_SUCH, role="admin"),
+    Route("GET", HOLDS, holds.listed, {200: Answer(says="A page.", model=told.HoldPage)}),
+    Route("POST", HOLDS, holds.hold, A_HOLD, OWNERS, role="operator"),
+    Route(
+        "POST",
+        HOLDS + "/{hold_id}/release",
+        holds.release,
+        A_HOLD,
+        merged(OWNERS, {403: ("held_by_admin",)}),
+        role="operator",
+    ),
+]
+
 OPS = [
     Route("GET", "/healthz", ops.healthz, {200: Answer(says="Alive.", model=told.Health)}, open=True),
     Route("GET", "/readyz", ops.readyz, READY, open=True),
@@ -91,7 +154,7 @@ DOCS = [
     Route("GET", "/openapi.json", docs.openapi, {200: Answer(says="This.", media="application/json")}, open=True),
     Route("GET", "/docs", docs.page, {200: Answer(says="This, to read.", media="text/html")}, open=True),
 ]
-ROUTES = [*API, *OPS, *DOCS]
+ROUTES = [*API, *AUTHORITY, *OPS, *DOCS]
 
 
 @cache

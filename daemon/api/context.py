@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from daemon.api.feed import Feed
+from daemon.api.reach import Reach
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
-from daemon.config import Http
+from daemon.config import Gateway, Http
+from daemon.store.agents import Agents
 from daemon.store.commands import Commands
+from daemon.store.entitlements import Entitlements
+from daemon.store.grants import Grants
+from daemon.store.holds import Holds
 from daemon.store.log import EventLog
+from daemon.store.policies import Policies
+from daemon.store.refusals import Refusals
 from daemon.store.runs import Runs
 from daemon.store.workflows import Workflows
 
@@ -38,6 +45,17 @@ class Context:
     verdicts: Verdicts
     feed: Feed
     health: Health
+    gateway: Gateway
+    reach: Reach
+    agents: Agents
+    grants: Grants
+    policies: Policies
+    holds: Holds
+    entitlements: Entitlements
+    refusals: Refusals
+
+    def authority_changed(self) -> None:
+        """Who may do what has changed, and is committed: a hint for the runners, which find it out anyway."""
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
