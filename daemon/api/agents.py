@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import DIGITS, Body, Flag, Line, Path, Query
 from daemon.api.shapes import json_response, moment
-from daemon.auth.access import Agent, may_view, traits_of, use_refusal
+from daemon.auth.access import Agent, ground_of, may_view
 from daemon.auth.caller import Caller
 from daemon.errors import Forbidden, NotFound, RunwardenError
 from daemon.store.agents import SeenAgent, TokenVersion
@@ -38,7 +39,7 @@ class AgentsQuery(Query):
     )
 
 
-class Binding(Body):
+class NewBinding(Body):
     """Body of ``PUT …/binding``."""
 
     owner: UserId
@@ -73,10 +74,17 @@ async def tools(request: web.Request, path: AgentPath) -> web.Response:
     agent, policies = await visible(request, path.agent_id), await context.entitlements.policies()
     now_ms, items = _now_ms(), []
     for tool in await context.reach.tools(path.agent_id):
-        traits = traits_of(tool.annotations, path.agent_id, tool.name, policies)
-        refusal = use_refusal(
-            agent, tool.name, user_id=caller.user_id, groups=caller.groups, admin=caller.admin, now_ms=now_ms
+        ground = ground_of(
+            agent,
+            tool.name,
+            user_id=caller.user_id,
+            groups=caller.groups,
+            admin=caller.admin,
+            now_ms=now_ms,
+            policies=policies,
+            annotations=tool.annotations,
         )
+        traits, barred = ground.traits, ground.barred
         items.append(
             {
                 "name": tool.name,
@@ -89,14 +97,14 @@ async def tools(request: web.Request, path: AgentPath) -> web.Response:
                 "idempotent": traits.idempotent,
                 "requires_approval": traits.requires_approval,
                 "denied": traits.denied,
-                "may_use": refusal is None and not traits.denied,
-                "refusal": refusal or ("A tool policy denies this tool to everybody." if traits.denied else None),
+                "may_use": barred is None,
+                "refusal": barred.message if barred is not None else None,
             }
         )
     return json_response({"agent_id": path.agent_id, "tools": items})
 
 
-async def bind(request: web.Request, path: AgentPath, body: Binding) -> web.Response:
+async def bind(request: web.Request, path: AgentPath, body: NewBinding) -> web.Response:
     """Make somebody its owner: an admin for any agent, its owner for it. Grants stay; the owner's tokens end."""
     context, caller = request.app[CONTEXT], request[CALLER]
     if not caller.admin:
@@ -145,15 +153,7 @@ async def owned(request: web.Request, agent_id: str, action: str) -> None:
 
 async def refused(request: web.Request, fault: RunwardenError, deed: Deed) -> None:
     """Note in the audit what was attempted, then raise the fault."""
-    kept = Deed(
-        action=deed.action,
-        outcome="refused",
-        code=fault.problem_code,
-        owner=deed.owner,
-        agent_id=deed.agent_id,
-        target=deed.target,
-        detail=deed.detail,
-    )
+    kept = replace(deed, outcome="refused", code=fault.problem_code)
     await request.app[CONTEXT].refusals.note(request[ORIGIN], kept)
     raise fault
 

@@ -48,6 +48,21 @@ class Workflow(BaseModel):
     updated_at: datetime
 
 
+class Warned(BaseModel):
+    """A step that would not run as things stand: a run of it is refused, or pauses there."""
+
+    step_id: str
+    agent_id: str
+    code: Literal["agent_unauthorized", "tool_denied"]
+    message: str
+
+
+class SavedWorkflow(Workflow):
+    """A workflow as it was saved; ``warnings`` where there are any."""
+
+    warnings: list[Warned] | None = None
+
+
 class WorkflowItem(BaseModel):
     """A workflow in a list."""
 

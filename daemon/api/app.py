@@ -37,6 +37,7 @@ RUN = RUNS + "/{run_id}"
 NO_SUCH: Problems = {404: ("not_found",)}
 ARCHIVED: Problems = {409: ("workflow_archived",)}
 KEYED: Problems = {422: ("idempotency_key_reused",)}
+USE: Problems = {403: ("agent_unauthorized",)}
 SPEC: Problems = {422: ("invalid_spec",)}
 RENEWAL = merged(NO_SUCH, ARCHIVED, SPEC, {412: ("version_conflict",)})
 PAUSE: Problems = {409: ("not_paused", "pause_changed", "engine_interrupted", "conflict")}
@@ -47,6 +48,7 @@ ENDED = merged(NO_SUCH, KEYED, {409: ("engine_interrupted", "conflict")})
 
 A_RUN = {200: Answer(says="The run.", model=told.Run)}
 A_FLOW = {200: Answer(says="The workflow.", model=told.Workflow, headers={"ETag": "Its version."})}
+SAVED = {200: Answer(says="The workflow.", model=told.SavedWorkflow, headers={"ETag": "Its version."})}
 DECIDED = A_RUN | {
     202: Answer(says="Not decided yet.", model=told.Run, headers={"Location": "The command: what becomes of it."})
 }
@@ -61,12 +63,12 @@ READY = {
 
 API = [
     Route("GET", FLOWS, workflows.listed, {200: Answer(says="A page.", model=told.WorkflowPage)}),
-    Route("POST", FLOWS, workflows.create, A_FLOW, merged(KEYED, SPEC), role="operator"),
+    Route("POST", FLOWS, workflows.create, SAVED, merged(KEYED, SPEC), role="operator"),
     Route("GET", FLOW, workflows.get, A_FLOW, NO_SUCH),
-    Route("PUT", FLOW, workflows.renew, A_FLOW, RENEWAL, role="operator"),
+    Route("PUT", FLOW, workflows.renew, SAVED, RENEWAL, role="operator"),
     Route("DELETE", FLOW, workflows.archive, A_FLOW, NO_SUCH, role="operator"),
     Route("GET", RUNS, runs.listed, {200: Answer(says="A page.", model=told.RunPage)}),
-    Route("POST", RUNS, runs.create, A_RUN, merged(KEYED, NO_SUCH, ARCHIVED), role="operator"),
+    Route("POST", RUNS, runs.create, A_RUN, merged(KEYED, NO_SUCH, ARCHIVED, USE), role="operator"),
     Route(
         "POST",
         RUNS + "/bulk",

@@ -54,9 +54,9 @@ async def listed(request: web.Request, query: HoldsQuery) -> web.Response:
 async def hold(request: web.Request, body: NewHold) -> web.Response:
     """Hold an agent, a user or everything: an admin; an agent's owner that agent. What is held already stays so."""
     context, caller = request.app[CONTEXT], request[CALLER]
+    await _mine(request, body.scope, body.target or "", "hold.set")
     if (body.target is None) != (body.scope == "everything"):
         raise Invalid(faults=(("/target", "names the agent or the user; everything has none"),))
-    await _mine(request, body.scope, body.target or "", "hold.set")
     stands = await context.holds.hold(
         hold_id=uuid7.uuid7(),
         scope=body.scope,
