@@ -13,12 +13,16 @@ import pytest
 import redis.asyncio
 
 from daemon.dev.embedded import EmbeddedValkey
+from daemon.dev.gateway import DevGateway
+from daemon.dev.gateway_redis import RedisMode
+from daemon.dev.handshake import TokenRefused
 from daemon.store import agents
 from daemon.store.agents import TokenVersion
 from tests.api.conftest import AGENT_SECRET
-from tests.api.harness import AGENT, Answer, Stack, stack
+from tests.api.harness import AGENT, Answer, Stack, Tools, stack
 from tests.api.people import introduce, recognised
 from tests.api.test_agents import AGENTS, bound, granted, seen
+from tests.patience import eventually
 
 TOKEN = "/v1/bridge/agent-token"
 
@@ -249,3 +253,42 @@ async def test_a_redis_that_is_away_is_told_and_the_request_can_be_repeated(
             assert (await minted(opened, agent_id="laptop"))["version"] == 1
             async with redis.asyncio.Redis.from_url(theirs.url) as keys:
                 assert await _version(keys, "ann", "laptop") == 1
+
+
+async def test_a_minted_token_lets_the_agent_in_and_after_a_reset_only_the_new_one_does(
+    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a Gateway that checks tokens as its contract says, over the Redis that we tell versions to."""
+    recognised(monkeypatch)
+    gateway = DevGateway(agent_token_secret=AGENT_SECRET, redis=RedisMode(redis_url, "gw-1"))
+    await gateway.start()
+    agent = Tools("laptop")
+    more = {"gateway_url": gateway.url, "agent_token_secret": AGENT_SECRET, "gateway_redis_url": redis_url}
+    async with stack(strict_database, redis_url, redis_prefix, **more) as opened:
+        introduce(opened)
+
+        async def state() -> str:
+            online: str = (await seen(opened, "ann"))["laptop"]["online"]
+            return online
+
+        first = await minted(opened, agent_id="laptop")
+        with pytest.raises(TokenRefused, match="invalid token"):
+            await gateway.connect(agent)
+        assert await state() == "offline"
+        agent.token = first["token"]
+        await gateway.connect(agent)
+        opened.context.reach._asked_at = 0
+        assert await state() == "online"
+        second = await minted(opened, agent_id="laptop", reset=True)
+        tunnel = gateway._tunnels["laptop"]
+        assert tunnel.online, "a connection that stands is not looked at"
+        await tunnel.reconnect()
+        assert not tunnel.online
+        agent.token = second["token"]
+        await eventually(lambda: tunnel.online, what="the agent being let in with its new token")
+        await bound(opened, "laptop", "bob")
+        await tunnel.reconnect()
+        assert not tunnel.online, "the token of who owned it before"
+        agent.token = (await minted(opened, "bob", agent_id="laptop"))["token"]
+        await eventually(lambda: tunnel.online, what="the agent being let in with its new owner's token")
+    await gateway.stop()
