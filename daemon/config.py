@@ -194,6 +194,12 @@ class Runtime(Group):
     drain_s: float = Field(10.0, ge=0, description="At SIGTERM, how long open calls to the Gateway may take to finish.")
 
 
+def _agent_token_secret(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret.get_secret_value()) < 16:
+        raise ValueError("must have at least 16 characters, or be empty")
+    return secret
+
+
 class Gateway(Group):
     """The tunnel Gateway, or several."""
 
@@ -204,8 +210,8 @@ class Gateway(Group):
     gateway_token: SecretStr = Field(SecretStr(""), description="Sent as X-Internal-Token, to each of them.")
     gateway_redis_url: Annotated[SecretStr, AfterValidator(addresses.redis_url)] = Field(
         SecretStr(""),
-        description="The Gateways' own Redis (their `--redis-url`), if they have one; only read: who holds an agent, "
-        "stored results, events. Empty: the Gateways are asked by HTTP.",
+        description="The Gateways' own Redis (their `--redis-url`), if they have one: who holds an agent, stored "
+        "results, events; only versions of agents' tokens are written there. Empty: the Gateways are asked by HTTP.",
     )
     gateway_connections: int = Field(
         256, ge=1, description="Most keep-alive connections to one Gateway for invoke, and as many for cancel."
@@ -217,6 +223,20 @@ class Gateway(Group):
     )
     gateway_retry_s: float = Field(
         1.0, gt=0, description="Pause before the event stream is opened again; doubles up to 5 s."
+    )
+
+    agent_token_secret: Annotated[SecretStr, AfterValidator(_agent_token_secret)] = Field(
+        SecretStr(""),
+        description="Shared secret of the tokens that agents present to the Gateway (its `--agent-token-secret`), at "
+        "least 16 characters. Empty: `POST /v1/bridge/agent-token` makes none.",
+    )
+    agent_token_issuer: str = Field("runwarden", description="`iss` of agents' tokens; empty for none.")
+    agent_token_ttl_s: int = Field(
+        30 * 24 * 3600,
+        ge=60,
+        le=10 * 365 * 24 * 3600,
+        description="Life of an agent's token. It is looked at when the agent connects, so an expired one is only "
+        "noticed at the next connection.",
     )
 
     @property

@@ -36,7 +36,9 @@ GC_YOUNG = 20_000
 class Node:
     """One node, opened. ``run`` serves until cancelled; ``drain`` is the one extra verb."""
 
-    def __init__(self, settings: Settings, pool: Pool, redis: Client, runner: Runner | None) -> None:
+    def __init__(
+        self, settings: Settings, pool: Pool, redis: Client, gateways: Gateways, runner: Runner | None
+    ) -> None:
         self._settings = settings
         self._pool = pool
         self._redis = redis
@@ -44,7 +46,7 @@ class Node:
         self._health = Health()
         keys = Keys(settings.fabric.redis_prefix)
         ops_only = settings.runtime.role == "runner"
-        self._front = Front(settings, pool, redis, keys, self._health, ops_only=ops_only)
+        self._front = Front(settings, pool, redis, keys, self._health, gateways, ops_only=ops_only)
         self.url = ""
         """Where it answers, once ``run`` has begun."""
 
@@ -154,19 +156,22 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
             allow_eviction=fabric.redis_allow_eviction,
         )
         stack.push_async_callback(redis.close)
-        runner = await _open_runner(settings, pool, redis, stack) if settings.runtime.role != "front" else None
-        yield Node(settings, pool, redis, runner)
+        gateways = gateways_by(settings)
+        stack.push_async_callback(gateways.aclose)
+        carries = settings.runtime.role != "front"
+        runner = await _open_runner(settings, pool, redis, gateways, stack) if carries else None
+        yield Node(settings, pool, redis, gateways, runner)
 
 
-async def _open_runner(settings: Settings, pool: Pool, redis: Client, stack: AsyncExitStack) -> Runner:
+async def _open_runner(
+    settings: Settings, pool: Pool, redis: Client, gateways: Gateways, stack: AsyncExitStack
+) -> Runner:
     store = settings.store
     url = store.postgres_url.get_secret_value()
     lanes = [Lane(url, pooled=store.postgres_pooled) for _ in range(store.journal_lanes)]
     for lane in lanes:
         await lane.open()
         stack.push_async_callback(lane.close)
-    gateways = gateways_by(settings)
-    stack.push_async_callback(gateways.aclose)
     return Runner(settings, pool, redis, Keys(settings.fabric.redis_prefix), gateways, lanes)
 
 

@@ -4,7 +4,8 @@ It stands alone: anyone may import it, and it imports nothing of the daemon. Imp
 
     gateways    Gateways, several as one: each call to the one that holds the agent
     directory   which one that is
-    registry    the Gateways' own Redis, read only
+    roster      who is online at any of them
+    registry    the Gateways' own Redis, read only but for the versions of agents' tokens
     results     the stored RESULTs of many calls at once
     client      GatewayClient, one of them
     invoker     the thin keep-alive pool that carries calls
@@ -22,6 +23,7 @@ from gateway_client.gateways import Gateways
 from gateway_client.models import AgentInfo, Envelope, Invocation, ToolInfo
 from gateway_client.registry import GatewayRedis, PublishedEvents
 from gateway_client.results import Results
+from gateway_client.roster import Roster
 from gateway_client.stream import EventStream
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "PublishedEvents",
     "Results",
     "ResultsUnsupported",
+    "Roster",
     "ToolInfo",
     "Unavailable",
 ]

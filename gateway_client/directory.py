@@ -132,7 +132,7 @@ class Directory:
             if self._listed_at >= since:
                 return
             began = time.monotonic()
-            lists = await asyncio.gather(*(_agents(client) for client in self._clients.values()))
+            lists = await asyncio.gather(*(agents_of(client) for client in self._clients.values()))
             self._learn(dict(zip(self._clients, lists, strict=True)))
             self._listed_at = began
 
@@ -152,7 +152,7 @@ class Directory:
             self._entries[agent_id] = before if before is not None and same else _Entry(name)
 
 
-async def _agents(client: GatewayClient) -> list[AgentInfo] | None:
+async def agents_of(client: GatewayClient) -> list[AgentInfo] | None:
     """None when the Gateway does not say."""
     try:
         async with asyncio.timeout(LIST_TIMEOUT_S):

@@ -15,6 +15,7 @@ from gateway_client.errors import GatewayError, MaybeSent, NotSent, ResultsUnsup
 from gateway_client.models import Envelope, Invocation, ToolInfo
 from gateway_client.registry import GatewayRedis
 from gateway_client.results import Results
+from gateway_client.roster import Roster, roster
 
 _GONE: Final = frozenset({"agent_offline", "gateway_unavailable"})
 """The proofs of `NotSent` after which another Gateway may have the agent."""
@@ -100,6 +101,10 @@ class Gateways:
 
         await self._at_its_gateway(agent_id, carry)
         return found
+
+    async def roster(self) -> Roster:
+        """Every agent that any Gateway knows, and which of them did not answer."""
+        return await roster(self.clients)
 
     async def result(self, req_id: str) -> Envelope | None:
         """The stored RESULT, from the Gateways' Redis or, where that is not given or not there, from any Gateway.

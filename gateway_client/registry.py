@@ -1,7 +1,8 @@
-"""The Gateways' own Redis, read only: who holds an agent, stored RESULTs, and the events of every Gateway at once.
+"""The Gateways' own Redis: who holds an agent, stored RESULTs, the events of every Gateway at once; and token versions.
 
-For Gateways in Redis mode (contract §9). `gateways` and whoever listens use it; it never writes a key, publishes, or
-sends a command: calls go by HTTP. Whatever fails there is `Unavailable`, because it is never the only way to know.
+For Gateways in Redis mode (contract §9). `gateways` and whoever listens use it; it never publishes or sends a command:
+calls go by HTTP. The one thing it writes is which version of an agent's token the Gateways accept (contract §8).
+Whatever fails there is `Unavailable`, because it is never the only way to know.
 """
 
 import asyncio
@@ -28,6 +29,18 @@ _CONNECTIONS: Final = 16
 _MANY: Final = 100
 """RESULTs read at once: each may be large."""
 _CLIENT_NAME: Final = "runwarden-gateway-reader"
+_VERSIONS_BEYOND: Final = 2**31 - 1
+"""No version reaches this; what says so was not written by us."""
+_RAISE: Final = """
+local told = redis.call('GET', KEYS[1])
+local known, entry = pcall(cjson.decode, told or '')
+local version = known and type(entry) == 'table' and tonumber(entry.version) or 0
+local given = tonumber(ARGV[1])
+if version > given and version < tonumber(ARGV[2]) then return version end
+if version ~= given then redis.call('SET', KEYS[1], '{"version":' .. ARGV[1] .. '}') end
+return given
+"""
+"""Never back to a lower version: a write that comes late must not bring back a token that was revoked since."""
 
 
 class GatewayRedis:
@@ -83,6 +96,21 @@ class GatewayRedis:
                 if stored is None or envelope is not None:
                     found[req_id] = envelope
         return found
+
+    async def raise_token_version(self, sub: str, agent_id: str, version: int) -> int:
+        """From now on the Gateways accept no older token of this agent; answers the version that stands, a later one
+        if they know it. Raises Unavailable.
+        """
+        key = _version_key(sub, agent_id)
+        with _speaking("writing bridge:agent_token_version"):
+            told: Any = await self._redis.eval(_RAISE, 1, key, str(version), str(_VERSIONS_BEYOND))
+        return int(told)
+
+    async def token_versions(self, agents: Sequence[tuple[str, str]]) -> list[int]:
+        """The versions that they accept of each (sub, agent id); 0 where they accept none. Raises Unavailable."""
+        with _speaking("reading bridge:agent_token_version"):
+            told: list[Any] = await self._redis.mget([_version_key(*agent) for agent in agents])
+        return [_version(entry) for entry in told]
 
     def events(self, *, silence_timeout_s: float = 45.0) -> "PublishedEvents":
         """A subscription to the events of all Gateways, to be entered."""
@@ -168,6 +196,19 @@ class PublishedEvents:
     async def _close(self) -> None:
         await self._pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
         await self._redis.aclose()
+
+
+def _version_key(sub: str, agent_id: str) -> str:
+    return f"bridge:agent_token_version:{sub}:{agent_id}"
+
+
+def _version(told: bytes | None) -> int:
+    try:
+        entry = orjson.loads(told or b"")
+    except orjson.JSONDecodeError:
+        return 0
+    version = entry.get("version") if isinstance(entry, dict) else None
+    return version if isinstance(version, int) and 0 < version < _VERSIONS_BEYOND else 0
 
 
 def _client(url: str, timeout_s: float, *, connections: int, retries: int) -> Redis:

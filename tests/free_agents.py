@@ -6,6 +6,8 @@ workflow, or of a run made by SQL, to its user. Tests of authority use ``strict_
 
 from __future__ import annotations
 
+import psycopg
+
 FREE_AGENTS = """
 CREATE FUNCTION tests_free_agents(who text, spec json) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -37,3 +39,9 @@ CREATE TRIGGER tests_free_agents AFTER INSERT OR UPDATE OF spec ON workflows
 CREATE TRIGGER tests_free_agents AFTER INSERT ON workflow_run_specs
     FOR EACH ROW EXECUTE FUNCTION tests_free_agents_of_run();
 """
+
+
+def free_agents(url: str) -> None:
+    """In a migrated database that is no clone of ``tests/conftest``'s."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(FREE_AGENTS)

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from daemon.auth.caller import Role
 from daemon.machine.commands import CommandKind
 from daemon.machine.events import PausedReason
 from daemon.machine.spec import WorkflowSpec
@@ -47,6 +46,21 @@ class Workflow(BaseModel):
     archived_at: datetime | None = Field(description="Since then it starts nothing.")
     created_at: datetime
     updated_at: datetime
+
+
+class Warned(BaseModel):
+    """A step that would not run as things stand: a run of it is refused, or pauses there."""
+
+    step_id: str
+    agent_id: str
+    code: Literal["agent_unauthorized", "tool_denied"]
+    message: str
+
+
+class SavedWorkflow(Workflow):
+    """A workflow as it was saved; ``warnings`` where there are any."""
+
+    warnings: list[Warned] | None = None
 
 
 class WorkflowItem(BaseModel):
@@ -194,73 +208,11 @@ class Bulk(BaseModel):
     more: bool
 
 
-class AuditLine(BaseModel):
-    """Who did or decided what, when and from where; or was refused it."""
-
-    id: int
-    at: datetime
-    actor: str
-    roles: list[str]
-    via: str | None = Field(description="The service token that spoke for them, as `token:<id>`.")
-    address: str | None
-    client: str | None = Field(description="The `User-Agent`.")
-    action: str = Field(
-        description="What was done, such as `run.approve` or `workflow.created`; of a request that was refused with"
-        " 403, the name of its operation here."
-    )
-    outcome: Literal["applied", "refused"]
-    code: str | None
-    run_id: UUID | None
-    owner: str | None = Field(description="Whose thing it is about, if that is you or you are an admin.")
-    step_id: str | None
-    agent_id: str | None
-    target: str | None = Field(description="What else it is about: the id of a workflow, grant, policy or token.")
-    digest: str | None
-    comment: str | None
-    detail: dict[str, Any]
-
-
-class AuditPage(BaseModel):
-    """Lines of the audit, newest first; ``next_cursor`` is null on the last page."""
-
-    items: list[AuditLine]
-    next_cursor: str | None
-
-
 class Ticket(BaseModel):
     """Opens the event stream of one run, as ``?ticket=``, until ``expires_at``; the stream ends with your token."""
 
     ticket: str
     expires_at: datetime
-
-
-class ServiceToken(BaseModel):
-    """A token for automation, without the token itself. It speaks for ``user_id``, with the scopes for roles."""
-
-    token_id: UUID
-    user_id: str
-    name: str
-    scopes: list[Role]
-    groups: list[str] = Field(description="Its maker's, as they were then.")
-    made_by: str
-    made_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute.")
-    revoked_at: datetime | None
-    revoked_by: str | None
-
-
-class MadeServiceToken(ServiceToken):
-    """A service token just made: ``token`` is shown here and never again."""
-
-    token: str
-
-
-class ServiceTokenPage(BaseModel):
-    """Service tokens, newest first; ``next_cursor`` is null on the last page."""
-
-    items: list[ServiceToken]
-    next_cursor: str | None
 
 
 class Health(BaseModel):

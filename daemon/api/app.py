@@ -9,8 +9,24 @@ from typing import cast
 import orjson
 from aiohttp import web
 
+from daemon.api import (
+    agent_tokens,
+    agents,
+    audit,
+    bulk,
+    decisions,
+    docs,
+    grants,
+    holds,
+    ops,
+    policies,
+    runs,
+    service_tokens,
+    stream,
+    workflows,
+)
 from daemon.api import answers as told
-from daemon.api import audit, bulk, decisions, docs, ops, runs, service_tokens, stream, workflows
+from daemon.api import answers_of_authority as about
 from daemon.api.context import CONTEXT, DOCUMENT, Context
 from daemon.api.contract import Answer, Problems, Route, merged
 from daemon.api.gate import EVENTS, gate
@@ -25,6 +41,7 @@ RUN = RUNS + "/{run_id}"
 NO_SUCH: Problems = {404: ("not_found",)}
 ARCHIVED: Problems = {409: ("workflow_archived",)}
 KEYED: Problems = {422: ("idempotency_key_reused",)}
+USE: Problems = {403: ("agent_unauthorized",)}
 SPEC: Problems = {422: ("invalid_spec",)}
 RENEWAL = merged(NO_SUCH, ARCHIVED, SPEC, {412: ("version_conflict",)})
 PAUSE: Problems = {409: ("not_paused", "pause_changed", "engine_interrupted", "conflict")}
@@ -35,6 +52,7 @@ ENDED = merged(NO_SUCH, KEYED, {409: ("engine_interrupted", "conflict")})
 
 A_RUN = {200: Answer(says="The run.", model=told.Run)}
 A_FLOW = {200: Answer(says="The workflow.", model=told.Workflow, headers={"ETag": "Its version."})}
+SAVED = {200: Answer(says="The workflow.", model=told.SavedWorkflow, headers={"ETag": "Its version."})}
 DECIDED = A_RUN | {
     202: Answer(says="Not decided yet.", model=told.Run, headers={"Location": "The command: what becomes of it."})
 }
@@ -49,12 +67,12 @@ READY = {
 
 API = [
     Route("GET", FLOWS, workflows.listed, {200: Answer(says="A page.", model=told.WorkflowPage)}),
-    Route("POST", FLOWS, workflows.create, A_FLOW, merged(KEYED, SPEC), role="operator"),
+    Route("POST", FLOWS, workflows.create, SAVED, merged(KEYED, SPEC), role="operator"),
     Route("GET", FLOW, workflows.get, A_FLOW, NO_SUCH),
-    Route("PUT", FLOW, workflows.renew, A_FLOW, RENEWAL, role="operator"),
+    Route("PUT", FLOW, workflows.renew, SAVED, RENEWAL, role="operator"),
     Route("DELETE", FLOW, workflows.archive, A_FLOW, NO_SUCH, role="operator"),
     Route("GET", RUNS, runs.listed, {200: Answer(says="A page.", model=told.RunPage)}),
-    Route("POST", RUNS, runs.create, A_RUN, merged(KEYED, NO_SUCH, ARCHIVED), role="operator"),
+    Route("POST", RUNS, runs.create, A_RUN, merged(KEYED, NO_SUCH, ARCHIVED, USE), role="operator"),
     Route(
         "POST",
         RUNS + "/bulk",
@@ -87,16 +105,16 @@ API += [
         "GET",
         "/v1/audit",
         audit.listed,
-        {200: Answer(says="A page, or an export.", model=told.AuditPage, media="application/x-ndjson")},
+        {200: Answer(says="A page, or an export.", model=about.AuditPage, media="application/x-ndjson")},
     ),
 ]
 
 TOKENS = "/v1/service-tokens"
 TOKEN = TOKENS + "/{token_id}"
-A_TOKEN = {200: Answer(says="The service token, without the token itself.", model=told.ServiceToken)}
+A_TOKEN = {200: Answer(says="The service token, without the token itself.", model=about.ServiceToken)}
 MADE = {
     200: Answer(
-        says="The service token, shown this once.", model=told.MadeServiceToken, headers={"Cache-Control": "no-store"}
+        says="The service token, shown this once.", model=about.MadeServiceToken, headers={"Cache-Control": "no-store"}
     )
 }
 NOT_MADE: Problems = {
@@ -108,12 +126,62 @@ SERVICE_TOKENS = [
         "GET",
         TOKENS,
         service_tokens.listed,
-        {200: Answer(says="A page.", model=told.ServiceTokenPage)},
+        {200: Answer(says="A page.", model=about.ServiceTokenPage)},
         {403: ("role_required",)},
     ),
     Route("POST", TOKENS, service_tokens.create, MADE, NOT_MADE),
     Route("GET", TOKEN, service_tokens.get, A_TOKEN, NO_SUCH),
     Route("DELETE", TOKEN, service_tokens.revoke, A_TOKEN, merged(NO_SUCH, {403: ("not_by_service_token",)})),
+]
+
+AGENTS = "/v1/bridge/agents"
+AGENT = AGENTS + "/{agent_id}"
+GRANT = AGENT + "/grants/{grant_id}"
+POLICIES = "/v1/tool-policies"
+HOLDS = "/v1/holds"
+OWNERS = merged(NO_SUCH, {403: ("not_the_owner",)})
+MIRRORED: Problems = {503: ("gateway_redis_unavailable",)}
+LIVE = merged(NO_SUCH, {409: ("agent_offline",), 503: ("gateway_unavailable",)})
+GRANTED = merged(OWNERS, {409: ("agent_unbound", "agent_taken", "too_many")})
+TAKEN = merged(OWNERS, MIRRORED, {409: ("agent_taken",)})
+MINTED = merged(MIRRORED, {409: ("agent_taken", "agent_tokens_off", "too_many_agents"), 503: ("gateway_unavailable",)})
+A_BINDING = {200: Answer(says="Whose it is now.", model=about.Binding)}
+A_GRANT = {200: Answer(says="The grant.", model=about.Grant)}
+A_POLICY = {200: Answer(says="The policy.", model=about.Policy)}
+A_HOLD = {200: Answer(says="The hold as it stands.", model=about.Hold)}
+SAID: Problems = {409: ("policy_exists", "too_many")}
+
+AUTHORITY = [
+    Route("GET", AGENTS, agents.listed, {200: Answer(says="A page.", model=about.AgentPage)}),
+    Route("GET", AGENT, agents.get, {200: Answer(says="The agent.", model=about.Agent)}, NO_SUCH),
+    Route("GET", AGENT + "/tools", agents.tools, {200: Answer(says="Its tools.", model=about.ToolList)}, LIVE),
+    Route("PUT", AGENT + "/binding", agents.bind, A_BINDING, TAKEN, role="operator"),
+    Route("DELETE", AGENT + "/binding", agents.unbind, A_BINDING, MIRRORED, role="admin"),
+    Route("GET", AGENT + "/grants", grants.listed, {200: Answer(says="All.", model=about.GrantList)}, OWNERS),
+    Route("POST", AGENT + "/grants", grants.add, A_GRANT, GRANTED, role="operator"),
+    Route("DELETE", GRANT, grants.revoke, A_GRANT, GRANTED, role="operator"),
+    Route(
+        "POST",
+        "/v1/bridge/agent-token",
+        agent_tokens.mint,
+        {200: Answer(says="The token.", model=about.AgentToken)},
+        MINTED,
+        role="operator",
+    ),
+    Route("GET", POLICIES, policies.listed, {200: Answer(says="All.", model=about.PolicyList)}, role="admin"),
+    Route("POST", POLICIES, policies.add, A_POLICY, SAID, role="admin"),
+    Route("PUT", POLICIES + "/{policy_id}", policies.replace, A_POLICY, merged(NO_SUCH, SAID), role="admin"),
+    Route("DELETE", POLICIES + "/{policy_id}", policies.delete, A_POLICY, NO_SUCH, role="admin"),
+    Route("GET", HOLDS, holds.listed, {200: Answer(says="A page.", model=about.HoldPage)}),
+    Route("POST", HOLDS, holds.hold, A_HOLD, OWNERS, role="operator"),
+    Route(
+        "POST",
+        HOLDS + "/{hold_id}/release",
+        holds.release,
+        A_HOLD,
+        merged(OWNERS, {403: ("held_by_admin",)}),
+        role="operator",
+    ),
 ]
 
 OPS = [
@@ -126,7 +194,7 @@ DOCS = [
     Route("GET", "/openapi.json", docs.openapi, {200: Answer(says="This.", media="application/json")}, open=True),
     Route("GET", "/docs", docs.page, {200: Answer(says="This, to read.", media="text/html")}, open=True),
 ]
-ROUTES = [*API, *SERVICE_TOKENS, *OPS, *DOCS]
+ROUTES = [*API, *SERVICE_TOKENS, *AUTHORITY, *OPS, *DOCS]
 
 
 @cache

@@ -9,15 +9,21 @@ from aiohttp import web
 
 from daemon.api.callers import Callers
 from daemon.api.feed import Feed
+from daemon.api.reach import Reach
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
-from daemon.config import Http
+from daemon.config import Gateway, Http
+from daemon.store.agents import Agents
 from daemon.store.audit import Deed
 from daemon.store.commands import Commands
+from daemon.store.entitlements import Entitlements
+from daemon.store.grants import Grants
+from daemon.store.holds import Holds
 from daemon.store.log import EventLog
+from daemon.store.policies import Policies
 from daemon.store.runs import Runs
-from daemon.store.trail import Trail
 from daemon.store.service_tokens import ServiceTokens
+from daemon.store.trail import Trail
 from daemon.store.workflows import Workflows
 
 
@@ -45,6 +51,16 @@ class Context:
     feed: Feed
     health: Health
     trail: Trail
+    gateway: Gateway
+    reach: Reach
+    agents: Agents
+    grants: Grants
+    policies: Policies
+    holds: Holds
+    entitlements: Entitlements
+
+    def authority_changed(self) -> None:
+        """Who may do what has changed, and is committed: a hint for the runners, which find it out anyway."""
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

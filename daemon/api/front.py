@@ -15,6 +15,7 @@ from daemon.api.app import make_app
 from daemon.api.callers import Callers
 from daemon.api.context import Context, Health
 from daemon.api.feed import Feed
+from daemon.api.reach import Reach
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.config import Settings
 from daemon.errors import RunwardenError
@@ -22,21 +23,35 @@ from daemon.fabric.bus import Bus
 from daemon.fabric.client import Client
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
+from daemon.store.agents import Agents
 from daemon.store.commands import Commands
+from daemon.store.entitlements import Entitlements
+from daemon.store.grants import Grants
+from daemon.store.holds import Holds
 from daemon.store.log import EventLog
+from daemon.store.policies import Policies
 from daemon.store.pool import Pool
 from daemon.store.runs import Runs
-from daemon.store.trail import Trail
 from daemon.store.service_tokens import ServiceTokens
+from daemon.store.trail import Trail
 from daemon.store.workflows import Workflows
 from daemon.telemetry import log
+from gateway_client import Gateways
 
 
 class Front:
     """Serves the API on this node; ``ops_only``: health and metrics, nothing else."""
 
     def __init__(
-        self, settings: Settings, pool: Pool, redis: Client, keys: Keys, health: Health, *, ops_only: bool
+        self,
+        settings: Settings,
+        pool: Pool,
+        redis: Client,
+        keys: Keys,
+        health: Health,
+        gateways: Gateways,
+        *,
+        ops_only: bool,
     ) -> None:
         self._heartbeat_s = settings.http.sse_heartbeat_s
         self._ops_only = ops_only
@@ -49,6 +64,8 @@ class Front:
         self._callers = Callers(settings.identity, pool)
         if self._callers.issuer is not None and not ops_only:
             health.parts["issuer"] = self._callers.issuer.fault
+        self._agents = Agents(pool)
+        self._reach = Reach(gateways, mirrors=bool(settings.gateway.agent_token_secret.get_secret_value()))
         self.app: web.Application = make_app(
             Context(
                 settings=settings.http,
@@ -63,6 +80,13 @@ class Front:
                 feed=self._feed,
                 health=health,
                 trail=Trail(pool),
+                gateway=settings.gateway,
+                reach=self._reach,
+                agents=self._agents,
+                grants=Grants(pool),
+                policies=Policies(pool),
+                holds=Holds(pool),
+                entitlements=Entitlements(pool),
             ),
             ops_only=ops_only,
         )
@@ -77,6 +101,7 @@ class Front:
             "bell": self._bell.run(),
             "verdicts": self._verdicts.run(),
             **self._callers.parts(),
+            "token versions": self._reach.mirror(self._agents),
         }
 
     def close_streams(self) -> None:

@@ -12,9 +12,11 @@ import uuid_utils.compat as uuid7
 from aiohttp import web
 from pydantic import Field
 
+from daemon.api.agents import refused
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import DIGITS, Body, Id, Line, Path, Query, Whole
 from daemon.api.pages import PageQuery, page
+from daemon.api.permits import Unauthorized, permit
 from daemon.api.repeats import Repeatable, once
 from daemon.api.selection import Selection
 from daemon.api.shapes import json_response, moment, run_item, run_shape
@@ -22,8 +24,9 @@ from daemon.api.workflows import missing
 from daemon.errors import Conflict, NotFound
 from daemon.machine.commands import RunId
 from daemon.machine.spec import MAX_RUN_TIMEOUT_MS
-from daemon.store.once import Once, Repeated
-from daemon.store.runs import RunHead, RunView
+from daemon.store.audit import Deed
+from daemon.store.once import Repeated
+from daemon.store.runs import RunHead
 from daemon.store.workflows import Place
 
 
@@ -50,47 +53,34 @@ class HistoryQuery(Query):
 
 
 async def create(request: web.Request, headers: Repeatable, body: NewRun) -> web.Response:
-    """Create a run of a snapshot of the workflow, and start it: on disk before it is answered, started without wait."""
-    context, user, run_id = request.app[CONTEXT], request[CALLER].user_id, RunId(uuid7.uuid7())
+    """Create a run of a snapshot of the workflow, and start it: on disk before it is answered, started without wait.
+
+    Refused where you may not use one of its agents (403 `agent_unauthorized`, which says which and why).
+    """
+    context, run_id = request.app[CONTEXT], RunId(uuid7.uuid7())
     try:
-        created = await _created(request, run_id, body, once(request, headers, body, str(run_id)))
+        created = await context.runs.create_of(
+            run_id=run_id,
+            workflow_id=body.workflow_id,
+            caller=request[CALLER],
+            nonce=secrets.token_bytes(16),
+            command_id=uuid7.uuid7(),
+            origin=request[ORIGIN],
+            permit=permit(request[CALLER]),
+            run_timeout_ms=body.run_timeout_ms,
+            once=once(request, headers, body, str(run_id)),
+        )
     except Repeated as first:
         return await answer_run(request, UUID(first.made))
+    except Unauthorized as fault:
+        deed = Deed(action="run.created", agent_id=fault.agent_id, target=str(body.workflow_id), comment=fault.detail)
+        refused(request, fault, deed)
     if created is None:
-        if await context.workflows.get(body.workflow_id, user_id=user) is None:
+        if await context.workflows.get(body.workflow_id, user_id=request[CALLER].user_id) is None:
             raise missing()
         raise Conflict("The workflow is archived: it starts nothing any more.", code="workflow_archived")
     context.bell.ring(created.head.id)
     return json_response(run_shape(created))
-
-
-async def _created(request: web.Request, run_id: RunId, body: NewRun, once: Once | None) -> RunView | None:
-    """The run, once on disk. It keeps the workflow's spec, the same text, unless it differs from its workflow."""
-    context, user, origin = request.app[CONTEXT], request[CALLER].user_id, request[ORIGIN]
-    nonce, command_id = secrets.token_bytes(16), uuid7.uuid7()
-    if body.run_timeout_ms is None:
-        return await context.runs.create_of(
-            run_id=run_id,
-            workflow_id=body.workflow_id,
-            user_id=user,
-            nonce=nonce,
-            command_id=command_id,
-            origin=origin,
-            once=once,
-        )
-    workflow = await context.workflows.get(body.workflow_id, user_id=user)
-    if workflow is None or workflow.archived_at is not None:
-        return None
-    return await context.runs.create(
-        run_id=run_id,
-        workflow_id=body.workflow_id,
-        user_id=user,
-        nonce=nonce,
-        snapshot=orjson.dumps(orjson.loads(workflow.spec) | {"run_timeout_ms": body.run_timeout_ms}).decode(),
-        command_id=command_id,
-        origin=origin,
-        once=once,
-    )
 
 
 async def get(request: web.Request, path: RunPath) -> web.Response:

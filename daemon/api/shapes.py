@@ -17,7 +17,7 @@ _PENDING = {"status": "pending", "attempts": ()}
 """What nothing happened to yet; one for all such steps."""
 
 
-class _Spec(NamedTuple):
+class StepTold(NamedTuple):
     """What is told of a step's spec."""
 
     id: str
@@ -26,12 +26,12 @@ class _Spec(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _specs(snapshot: str) -> tuple[_Spec, ...]:
+def steps_of(snapshot: str) -> tuple[StepTold, ...]:
     """Of each step in turn. Runs of one workflow share a snapshot to the letter, so it is parsed once."""
     found = []
     for step in orjson.loads(snapshot)["steps"]:
         tool = step["tool_config"]
-        found.append(_Spec(step["id"], tool["agent_id"], tool["tool_name"]))
+        found.append(StepTold(step["id"], tool["agent_id"], tool["tool_name"]))
     return tuple(found)
 
 
@@ -87,7 +87,7 @@ def run_item(item: RunItem) -> dict[str, Any]:
 
 
 def _steps_state(view: RunView) -> dict[str, Any]:
-    specs = _specs(view.snapshot)
+    specs = steps_of(view.snapshot)
     state: dict[str, Any] = dict.fromkeys((spec.id for spec in specs), _PENDING)
     for step in view.steps:
         entry: dict[str, Any] = {"status": step.status, "attempts": []}
@@ -102,7 +102,7 @@ def _steps_state(view: RunView) -> dict[str, Any]:
     return state
 
 
-def _attempt(attempt: AttemptView, spec: _Spec) -> dict[str, Any]:
+def _attempt(attempt: AttemptView, spec: StepTold) -> dict[str, Any]:
     ended = attempt.ended_at_ms
     return {
         "req_id": attempt.req_id,

@@ -12,12 +12,14 @@ from pydantic import Field, create_model
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Flag, Headers, Id, Line, Path
 from daemon.api.pages import PageQuery, page
+from daemon.api.permits import warnings
 from daemon.api.repeats import Repeatable, once
 from daemon.api.shapes import json_response, moment
-from daemon.errors import Conflict, Invalid, NotFound, Stale
+from daemon.errors import Conflict, Invalid, NotFound, Stale, StoreUnavailable
 from daemon.machine.spec import Name, WorkflowSpec, parse_spec
 from daemon.store.once import Repeated
 from daemon.store.workflows import Place, Workflow, WorkflowItem
+from daemon.telemetry import log
 
 GivenSpec = create_model("GivenSpec", __base__=WorkflowSpec, title=(Name | None, None))
 GivenSpec.__doc__ = "A list of strictly serial steps; the workflow's own title and description win over these."
@@ -71,8 +73,8 @@ async def create(request: web.Request, headers: Repeatable, body: NewWorkflow) -
             once=once(request, headers, body, str(workflow_id)),
         )
     except Repeated as first:
-        return _answer(await _found(request, first.made))
-    return _answer(workflow)
+        workflow = await _found(request, first.made)
+    return await _saved(request, workflow)
 
 
 async def get(request: web.Request, path: WorkflowPath) -> web.Response:
@@ -111,7 +113,7 @@ async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body
         if stands.archived_at is not None:
             raise Conflict("The workflow is archived; nothing is changed in it any more.", code="workflow_archived")
         raise Stale(f"The workflow is at version {stands.version}, which is not the one you name: read it again.")
-    return _answer(renewed)
+    return await _saved(request, renewed)
 
 
 async def archive(request: web.Request, path: WorkflowPath) -> web.Response:
@@ -158,7 +160,17 @@ def _as_text(spec: dict[str, Any]) -> str:
         raise Invalid(f"The spec cannot be stored: {fault}.", code="invalid_spec") from None
 
 
-def _answer(workflow: Workflow) -> web.Response:
+async def _saved(request: web.Request, workflow: Workflow) -> web.Response:
+    """The workflow, with what its steps would be refused for. It is stored: what cannot be looked up is not told."""
+    try:
+        warned = await warnings(request, workflow.spec)
+    except StoreUnavailable as fault:
+        log.warning("a workflow was saved without a look at its agents", fault=str(fault))
+        warned = []
+    return _answer(workflow, **({"warnings": warned} if warned else {}))
+
+
+def _answer(workflow: Workflow, **more: Any) -> web.Response:
     body = {
         "workflow_id": str(workflow.id),
         "title": workflow.title,
@@ -168,6 +180,7 @@ def _answer(workflow: Workflow) -> web.Response:
         "archived_at": _moment(workflow),
         "created_at": moment(workflow.created_at),
         "updated_at": moment(workflow.updated_at),
+        **more,
     }
     return json_response(body, headers={"ETag": f'"{workflow.version}"'})
 

@@ -47,6 +47,8 @@ class LocalAgent(ABC):
 
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
+        self.token = ""
+        """What it shows the Gateway at each connection (AUTH)."""
 
     async def start(self, log: Log) -> None:  # noqa: B027 - an agent with nothing to open has nothing to do
         """Opens what the tools need; ``log`` takes text that belongs to no call in particular."""

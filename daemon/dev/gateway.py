@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from daemon.dev.agent import LocalAgent
 from daemon.dev.envelope import Json, encode, envelope
 from daemon.dev.gateway_redis import RedisMode
+from daemon.dev.handshake import Door
 from daemon.dev.mischief import flood, follow
 from daemon.dev.replies import (
     CANCEL_FIELDS,
@@ -45,15 +46,16 @@ _RESULT_TTL_S = 86_400.0
 class DevGateway:
     """``add_agent`` first, then ``start``; one event loop, one process.
 
-    ``token``: what ``X-Internal-Token`` must be, empty for open. ``results``: whether ``/results`` has a store behind
-    it or answers 501. ``redis``: Redis mode, with the store there. ``sse_buffer``: messages kept for each subscriber.
-    ``heartbeat_s``: 0 for none.
+    ``token``: what ``X-Internal-Token`` must be, empty for open. ``agent_token_secret``: agents are let in by their
+    tokens only (§8); empty: all are. ``results``: whether ``/results`` has a store behind it or answers 501. ``redis``:
+    Redis mode, with the store there. ``sse_buffer``: messages kept for each subscriber. ``heartbeat_s``: 0 for none.
     """
 
     def __init__(
         self,
         *,
         token: str = "",
+        agent_token_secret: str = "",
         results: bool = True,
         redis: RedisMode | None = None,
         sse_buffer: int = 512,
@@ -63,6 +65,7 @@ class DevGateway:
         self.weather = Weather()
         self.url = ""
         self._token = token
+        self._door = Door(agent_token_secret, redis.token_version if redis is not None else None)
         self._sse_buffer = sse_buffer
         self._heartbeat_s = heartbeat_s
         self._results = _ResultStore() if results and redis is None else None
@@ -140,10 +143,11 @@ class DevGateway:
             await runner.cleanup()
 
     async def connect(self, agent: LocalAgent) -> None:
-        """An agent connects: listed at once, with ``"tools": null`` until it has started."""
+        """An agent connects: listed at once, with ``"tools": null`` until it has started. Raises TokenRefused."""
         if agent.agent_id in self._tunnels:
             raise SetupError(f"an agent called {agent.agent_id} is already connected")
-        tunnel = Tunnel(agent, self.publish, self.ledger, self.weather)
+        await self._door.admit(agent)
+        tunnel = Tunnel(agent, self.publish, self.ledger, self.weather, self._door)
         self._tunnels[agent.agent_id] = tunnel
         if self._redis is not None:
             self._redis.joined(agent.agent_id)

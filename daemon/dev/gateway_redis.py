@@ -2,7 +2,7 @@
 
 ``DevGateway(redis=RedisMode(url, "a"))`` hands its events over and gets each back when Redis was told or is away;
 several Gateways over one Redis play the plural. What a real one loses or delays while its Redis is away is lost or
-delayed here too. There are no tokens, and the log flood after a lost group is one line.
+delayed here too. The log flood after a lost group is one line.
 """
 
 from __future__ import annotations
@@ -91,6 +91,14 @@ class RedisMode:
         """The stored RESULT. Raises RedisError or OSError."""
         stored: Any = await self._redis.get(f"bridge:result:{req_id}")
         return stored if stored is None else bytes(stored)
+
+    async def token_version(self, sub: str, agent_id: str) -> int | None:
+        """The version of the tokens that let this agent in; None where nobody said one, or Redis is away."""
+        with contextlib.suppress(RedisError, OSError, ValueError):
+            told = json.loads(await self._redis.get(f"bridge:agent_token_version:{sub}:{agent_id}") or b"null")
+            version = told.get("version") if isinstance(told, dict) else None
+            return version if isinstance(version, int) else None
+        return None
 
     async def cached(self, connected: set[str]) -> list[Json]:
         """The agents list's entries of those that only Redis knows; none while it is away."""

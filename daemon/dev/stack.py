@@ -5,7 +5,8 @@ ends, by pid, everything that entering started; so does a start that fails, or i
 what it did not start, and listens on 127.0.0.1 only.
 
     data/postgres, data/valkey      the servers' files (with ``fresh``: emptied at the start)
-    data/jwt-secret, gateway-token  made at the first start, for this user's eyes only
+    data/jwt-secret, gateway-token, agent-token-secret
+                                    made at the first start, for this user's eyes only
     data/mcp/*.log                  what the MCP servers write to standard error
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,15 +24,19 @@ from typing import Any, Self, TypeVar
 import psycopg
 import redis
 
+from daemon.auth.agent_tokens import agent_token
+from daemon.auth.caller import Origin
 from daemon.auth.tokens import mint
 from daemon.config import load
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from daemon.dev.envelope import Json
 from daemon.dev.gateway import DevGateway
 from daemon.dev.mcp_agent import McpAgent
-from daemon.errors import RunwardenError, SetupError
+from daemon.errors import Conflict, RunwardenError, SetupError
 from daemon.node import Node, open_node
+from daemon.store.agents import Agents
 from daemon.store.migrate import migrate
+from daemon.store.pool import open_pool
 
 AGENT_ID = "local"
 USER = "dev"
@@ -106,12 +112,14 @@ class DevStack:
     async def _start(self) -> None:
         try:
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            jwt_secret, gateway_token = _secret(self.data / "jwt-secret"), _secret(self.data / "gateway-token")
+            names = ("jwt-secret", "gateway-token", "agent-token-secret")
+            jwt_secret, gateway_token, agent_secret = (_secret(self.data / name) for name in names)
         except OSError as fault:
             raise SetupError(f"{self.data} cannot hold our data: {fault}. Name another directory.") from None
         postgres = EmbeddedPostgres(self.data / "postgres", fast=self._fresh)
         valkey = EmbeddedValkey(self.data / "valkey")
-        gateway = DevGateway(token=gateway_token)
+        gateway = DevGateway(token=gateway_token, agent_token_secret=agent_secret)
+        self._agent.token = _token_of(AGENT_ID, agent_secret)
         gateway.weather.change(*self.weather)
         gateway.add_agent(self._agent)
         try:
@@ -128,6 +136,7 @@ class DevStack:
             gateway_url=gateway.url,
             gateway_token=gateway_token,
             jwt_secret=jwt_secret,
+            agent_token_secret=agent_secret,
         )
         self.token = mint(USER, jwt_secret, lifetime_s=TOKEN_LIFE_S)
 
@@ -137,6 +146,7 @@ class DevStack:
         if self._fresh:
             await _in_thread(lambda: _empty_postgres(postgres.url))
         await _in_thread(lambda: migrate(postgres.url))
+        await _bind(postgres.url)
 
     async def _start_valkey(self, valkey: EmbeddedValkey) -> None:
         self._ends.push_async_callback(_in_thread, valkey.stop)
@@ -196,6 +206,24 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
         task.exception()
         raise asked
     return task.result()
+
+
+async def _bind(url: str) -> None:
+    """Our agent is our user's; in data of before it may have become somebody else's, and stays theirs."""
+    pool = await open_pool(url, size=1, patience_s=5)
+    try:
+        await Agents(pool).bind(AGENT_ID, USER, Origin(actor=USER, client="runwarden dev"), free_only=True)
+    except Conflict:
+        pass
+    finally:
+        await pool.close()
+
+
+def _token_of(agent_id: str, secret: str) -> str:
+    """What our agent shows our Gateway, which has no Redis and so compares no versions."""
+    now = int(time.time())
+    times = {"issued_at": now, "expires_at": now + TOKEN_LIFE_S}
+    return agent_token(agent_id, owner=USER, version=1, secret=secret, issuer="runwarden", **times)
 
 
 def _empty_postgres(url: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from daemon.dev.agent import ALIASES, Emit, LocalAgent, ToolFailure
 from daemon.dev.chunks import ChunkQueue
 from daemon.dev.envelope import Json, envelope, through_float64
+from daemon.dev.handshake import Door, TokenRefused
 from daemon.dev.weather import Weather
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,15 @@ class Tunnel:
     """One connected agent: ``deliver`` takes what arrives, ``publish`` what it answers."""
 
     def __init__(
-        self, agent: LocalAgent, publish: Callable[[Json], None], ledger: list[Execution], weather: Weather
+        self,
+        agent: LocalAgent,
+        publish: Callable[[Json], None],
+        ledger: list[Execution],
+        weather: Weather,
+        door: Door,
     ) -> None:
         self.agent = agent
+        self._door = door
         self.connected_at = self.last_seen_at = int(time.time())
         self.tools: list[Json] | None = None  # unknown until the agent has started
         self.online = True
@@ -140,8 +147,17 @@ class Tunnel:
         await asyncio.gather(*(call.task for call in calls if call.task is not None), return_exceptions=True)
 
     async def come_back(self) -> None:
-        """After a while the agent connects again, announces its tools, and sends what nobody has acknowledged."""
+        """After a while the agent connects again, announces its tools, and sends what nobody has acknowledged.
+
+        If it is not let in it keeps trying, and only its log says so.
+        """
         await asyncio.sleep(RECONNECT_S)
+        try:
+            await self._door.admit(self.agent)
+        except TokenRefused as fault:
+            log.warning("%s is not let in: %s", self.agent.agent_id, fault)
+            self._soon(self.come_back())
+            return
         self.online = True
         self.connected_at = int(time.time())
         self._send("TOOLS", None, {"tools": self.tools})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from daemon import telemetry
@@ -20,11 +20,36 @@ from daemon.machine.ground import Ground
 from daemon.machine.spec import StepSpec
 from daemon.machine.state import Run
 from daemon.runtime.catalogue import Catalogue
-from daemon.runtime.ports import AuthorityRecords
 from daemon.telemetry import log
 
 AGENTS_KEPT = 10_000
 GROUNDS_KEPT = 50_000
+
+
+class AuthorityRecords(Protocol):
+    """Bindings, grants, policies and holds, as they stand in Postgres."""
+
+    async def read(self, agents: Sequence[str]) -> Said: ...
+
+    async def version(self) -> int: ...
+
+    async def wake_held(self) -> None: ...
+
+
+class Said(Protocol):
+    """What stood at one moment; an agent that nobody bound has no owner."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def agents(self) -> Mapping[str, Agent]: ...
+
+    @property
+    def policies(self) -> tuple[Policy, ...]: ...
+
+    @property
+    def holds(self) -> tuple[Hold, ...]: ...
 
 
 class RunClock(Protocol):

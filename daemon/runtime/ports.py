@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from daemon.auth.access import Agent, Hold, Policy
 from daemon.machine.commands import Command, Entry, Epoch, Letter, RunId, Urgency
 from daemon.machine.effects import Effect, Invoke
 from daemon.machine.ground import Grounds
@@ -102,32 +101,6 @@ class Dispatch(Protocol):
     """Carries effects out, each in its own time."""
 
     def submit(self, effect: Effect, *, permit: Permit, answer: Answer) -> None: ...
-
-
-class AuthorityRecords(Protocol):
-    """Bindings, grants, policies and holds, as they stand in Postgres."""
-
-    async def read(self, agents: Sequence[str]) -> Said: ...
-
-    async def version(self) -> int: ...
-
-    async def wake_held(self) -> None: ...
-
-
-class Said(Protocol):
-    """What stood at one moment; an agent that nobody bound has no owner."""
-
-    @property
-    def version(self) -> int: ...
-
-    @property
-    def agents(self) -> Mapping[str, Agent]: ...
-
-    @property
-    def policies(self) -> tuple[Policy, ...]: ...
-
-    @property
-    def holds(self) -> tuple[Hold, ...]: ...
 
 
 class Authority(Protocol):

@@ -5,17 +5,20 @@ Used by ``api``. A run and its start command are one statement, so a run that ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
+import orjson
 
-from daemon.auth.caller import Origin
+from daemon.auth.access import Agent
+from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import RunId
 from daemon.store.audit import kept
+from daemon.store.entitlements import startable
 from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
 from daemon.store.workflows import Place
@@ -33,16 +36,17 @@ run AS (
         json_array_length(snapshot -> 'steps')
     FROM kept RETURNING {}
 ), spec AS (
-    INSERT INTO workflow_run_specs (run_id, snapshot) SELECT $1::uuid, snapshot FROM kept
+    INSERT INTO workflow_run_specs (run_id, snapshot, principal) SELECT $1::uuid, snapshot, $8::text::json FROM kept
 ), start AS (
     INSERT INTO workflow_run_commands (id, run_id, kind, issued_by, origin)
     SELECT $5::uuid, $1::uuid, 'start', $6::text, $7::text::json FROM kept
 )
 SELECT run.*, kept.snapshot FROM run CROSS JOIN kept
 """
-_CREATE_WITH = _CREATE.format("SELECT $8::text::json AS snapshot", _COLUMNS)
+_CREATE_WITH = _CREATE.format("SELECT $9::text::json AS snapshot", _COLUMNS)
 _CREATE_OF = _CREATE.format(
-    "SELECT spec AS snapshot FROM workflows WHERE id = $2::uuid AND user_id = $3::text AND archived_at IS NULL",
+    "SELECT spec AS snapshot FROM workflows"
+    " WHERE id = $2::uuid AND user_id = $3::text AND archived_at IS NULL AND version = $9",
     _COLUMNS,
 )
 
@@ -164,6 +168,10 @@ class Filter:
     after: Place | None = None
 
 
+Permit: TypeAlias = Callable[[str, Mapping[str, Agent]], None]
+"""Raises unless a run of this spec (JSON text) may be made, given its agents with the grants to who wants it."""
+
+
 class Runs:
     """The tables of runs. Every method raises StoreUnavailable when Postgres is away."""
 
@@ -180,15 +188,16 @@ class Runs:
         snapshot: str,
         command_id: UUID,
         origin: Origin,
+        principal: str | None = None,
         once: Once | None = None,
     ) -> RunView:
         """The run row, its immutable snapshot and its start command: one statement, all or nothing; as ``view``.
 
         Raises Repeated and KeyReused, as ``once.writing``.
         """
-        start = (command_id, origin.actor, kept(origin))
+        given = (run_id, workflow_id, user_id, nonce, command_id, origin.actor, kept(origin), principal)
         async with writing(self._pool, once) as connection:
-            row = await connection.fetchrow(_CREATE_WITH, run_id, workflow_id, user_id, nonce, *start, snapshot)
+            row = await connection.fetchrow(_CREATE_WITH, *given, snapshot)
         assert row is not None  # noqa: S101 - what is given is one row
         return RunView(head=_head(row), snapshot=snapshot, steps=(), attempts=())
 
@@ -197,19 +206,35 @@ class Runs:
         *,
         run_id: RunId,
         workflow_id: UUID,
-        user_id: str,
+        caller: Caller,
         nonce: bytes,
         command_id: UUID,
         origin: Origin,
+        permit: Permit,
+        run_timeout_ms: int | None = None,
         once: Once | None = None,
     ) -> RunView | None:
-        """As ``create``, of the spec of this user's workflow as it stands; None when there is none to start."""
+        """As ``create``, of the spec of the caller's workflow as it stands; None when there is none to start.
+
+        ``permit`` is asked about exactly that spec, and raises to refuse; a refused request leaves its key free.
+        """
+        principal = orjson.dumps({"groups": sorted(caller.groups), "admin": caller.admin}).decode()
         start = (command_id, origin.actor, kept(origin))
+        given = (run_id, workflow_id, caller.user_id, nonce, *start, principal)
         async with writing(self._pool, once) as connection:
-            row = await connection.fetchrow(_CREATE_OF, run_id, workflow_id, user_id, nonce, *start)
-            if row is None:
-                await forget(connection, once)
-        return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=()) if row is not None else None
+            row = None
+            while row is None:  # again where it was renewed between the two statements
+                found = await startable(connection, workflow_id, caller.user_id, caller.subjects)
+                if found is None:
+                    await forget(connection, once)
+                    return None
+                permit(found.spec, found.agents)
+                if run_timeout_ms is None:
+                    row = await connection.fetchrow(_CREATE_OF, *given, found.version)
+                else:
+                    spec = orjson.dumps(orjson.loads(found.spec) | {"run_timeout_ms": run_timeout_ms}).decode()
+                    row = await connection.fetchrow(_CREATE_WITH, *given, spec)
+        return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=())
 
     async def head(self, run_id: UUID, *, user_id: str) -> RunHead | None:
         """A run of this user; None when there is none (another's is none)."""

@@ -108,8 +108,8 @@ SELECT id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM
 
 COMMIT = _MOVE + _TOLD
 COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD
-"""As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay. Each verdict
-is one line of the audit, and of a commit that is repeated none is, as its commands have their verdicts."""
+"""As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay. Each
+verdict is one line of the audit, and of a commit that is repeated none is, as its commands have their verdicts."""
 
 WHERE_IT_STANDS = """
 SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,

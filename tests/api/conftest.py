@@ -11,6 +11,9 @@ import pytest_asyncio
 
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.api.harness import Stack, stack
+from tests.api.people import introduce, recognised
+
+AGENT_SECRET = "the secret of the agents of the tests, long enough"
 
 
 @pytest.fixture
@@ -18,6 +21,16 @@ async def live(database: str, redis_url: str, redis_prefix: str) -> AsyncIterato
     """A node of this test's own."""
     async with stack(database, redis_url, redis_prefix) as opened:
         yield opened
+
+
+@pytest.fixture
+async def strict(
+    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stack]:
+    """A node of this test's own where no agent belongs to anybody, and callers of every kind (``people``)."""
+    recognised(monkeypatch)
+    async with stack(strict_database, redis_url, redis_prefix, agent_token_secret=AGENT_SECRET) as opened:
+        yield introduce(opened)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import schemathesis
 
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
-    """Numbers fit 64 bits, whole ones have no fraction, step ids are unique, and a filter asks for something."""
-    return _fits(body) and _ids_differ(body) and _asks(body)
+    """Numbers fit 64 bits, whole ones have no fraction, step ids are unique; what is said says something."""
+    return _fits(body) and _ids_differ(body) and _asks(body) and _says(body)
 
 
 @schemathesis.hook
@@ -56,6 +56,19 @@ def _asks(body: Any) -> bool:
     match body:
         case {"filter": dict(wanted)}:
             return not wanted or any(value is not None for value in wanted.values())
+    return True
+
+
+def _says(body: Any) -> bool:
+    """A policy says something of tools, a hold names what its scope wants, and a grant is not over yet."""
+    match body:
+        case {"subject": _, "expires_at": str(at)}:
+            return at > "2100"
+        case {"scope": scope, "reason": _}:
+            return (body.get("target") is None) == (scope == "everything")
+        case {"tools": str()}:
+            traits = ("risk", "writes", "open_world", "idempotent", "requires_approval", "denied")
+            return any(body.get(trait) is not None for trait in traits)
     return True
 
 

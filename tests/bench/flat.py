@@ -22,7 +22,7 @@ from daemon.store.pool import open_pool
 from daemon.store.runs import Filter, Runs
 from tests.bench.load import TABLES, Carried, carry, clone, make_runs, spec, until
 from tests.bench.report import Report, median, percentile
-from tests.bench.stack import DRIVER, USER, Place, Stack
+from tests.bench.stack import AGENT, DRIVER, USER, Place, Stack
 
 GOAL_BYTES = 0.10
 GOAL_TIME = 0.25
@@ -229,7 +229,7 @@ async def queries(place: Place, report: Report) -> None:
         "newest runs": Filter(),
         "newest finished": Filter(statuses=["completed"]),
         "inbox: waiting for approval": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"]),
-        "inbox of an agent": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"], agent_id="bench"),
+        "inbox of an agent": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"], agent_id=AGENT),
         "failed": Filter(statuses=["failed"]),
         "of a workflow": Filter(workflow_id=some["workflow_id"]),
     }

@@ -17,7 +17,7 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat as uuid7
 
-from tests.bench.stack import USER, Place
+from tests.bench.stack import AGENT, USER, Place
 
 LOOK_S = 0.005
 STUCK_S = 60.0
@@ -60,7 +60,7 @@ def spec(steps: int, *, hold_ms: int = 0, chunk_bytes: int = 0, **first: Any) ->
     for number in range(steps):
         last = {"last": True} if number == steps - 1 else {}
         tool = {
-            "agent_id": "bench",
+            "agent_id": AGENT,
             "tool_name": "bench__echo",
             "arguments": asked | last,
             "timeout_ms": 600_000,

@@ -36,6 +36,7 @@ from tests.bench.thin import Client, request
 
 SECRET = "a secret for benchmarks only, never for a node that others reach"
 USER = "bench"
+AGENT = "bench"
 DRIVER = "bench_driver"
 """The role of the measurements' own statements, so that the nodes' can be told from them."""
 TEMPLATE = "bench_template"
@@ -256,7 +257,11 @@ async def _prepare(postgres: EmbeddedPostgres) -> None:
         await admin.execute(f"CREATE ROLE {DRIVER} SUPERUSER LOGIN")
     finally:
         await admin.close()
-    await asyncio.to_thread(migrate, url_of(postgres, TEMPLATE))
+    url = url_of(postgres, TEMPLATE)
+    await asyncio.to_thread(migrate, url)
+    template = await asyncpg.connect(url)
+    await template.execute("INSERT INTO agent_bindings (agent_id, owner, bound_by) VALUES ($1, $2, $2)", AGENT, USER)
+    await template.close()
 
 
 async def _ready(process: subprocess.Popen[bytes] | Born, log: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from daemon.store.migrate import migrate
 from tests.api.harness import QUICK, SECRET
 from tests.chaos.plan import NODES, Fault
 from tests.cluster.harness import TIMINGS, Nursery, Process
+from tests.free_agents import free_agents
 from tests.patience import eventually, let_pass
 
 SETTINGS: dict[str, Any] = QUICK | TIMINGS | {"sse_heartbeat_s": 1, "ack_timeout_s": 5, "postgres_pool": 10}
@@ -173,6 +174,7 @@ class Plant:
 
     def _prepare_database(self) -> None:
         migrate(self.postgres.url)
+        free_agents(self.postgres.url)
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute(COUNT_TAKEOVERS)
 

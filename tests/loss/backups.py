@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from daemon.dev import processes
 from daemon.dev.embedded import EmbeddedPostgres, postgres_program
 from daemon.store.migrate import migrate
+from tests.free_agents import free_agents
 
 
 class Restorable:
@@ -52,5 +53,6 @@ def restorable(beside: Path) -> Iterator[Restorable]:
     home = Path(tempfile.mkdtemp(prefix="pg-", dir=beside))
     with EmbeddedPostgres(home) as server:
         migrate(server.url)
+        free_agents(server.url)
         yield Restorable(server)
     shutil.rmtree(home)

@@ -14,6 +14,7 @@ import pytest
 from daemon import telemetry
 from daemon.dev.embedded import EmbeddedPostgres
 from daemon.store.migrate import migrate
+from tests.free_agents import free_agents
 from tests.patience import eventually
 from tests.runtime.harness import Rig, rig, step
 
@@ -23,6 +24,7 @@ def durable(servers_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A server that keeps what it acknowledged, as in production."""
     with EmbeddedPostgres(Path(tempfile.mkdtemp(prefix="pg-", dir=servers_dir))) as server:
         migrate(server.url)
+        free_agents(server.url)
         yield server
 
 

@@ -8,7 +8,7 @@ import pytest
 import uuid_utils.compat as uuid7
 from asyncpg.connection import LoggedQuery
 
-from daemon.auth.caller import Origin
+from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import CommandId, Epoch, RunId
 from daemon.store.claims import Claims
 from daemon.store.commands import Commands
@@ -64,13 +64,15 @@ async def test_a_run_is_read_in_one_statement_however_much_there_is_of_it(book: 
     assert ear.statements() == 1
 
 
-async def test_a_run_is_created_of_a_workflow_in_one_statement_and_not_of_another_s(ear: Ear, pool: Pool) -> None:
+async def test_a_run_is_created_of_a_workflow_by_one_look_and_one_statement_and_not_of_another_s(
+    ear: Ear, pool: Pool
+) -> None:
     workflow, text = uuid7.uuid7(), '{"title": "é", "steps":  []}'
     await Workflows(pool).add(workflow_id=workflow, user_id="ann", title="T", description=None, spec=text, origin=ANN)
-    about = {"workflow_id": workflow, "nonce": NONCE}
+    about = {"workflow_id": workflow, "nonce": NONCE, "permit": lambda _spec, _agents: None}
     run_id, start = RunId(uuid7.uuid7()), uuid7.uuid7()
-    view = await Runs(ear.pool).create_of(run_id=run_id, user_id="ann", command_id=start, origin=ANN, **about)
-    assert ear.statements() == 1
+    view = await Runs(ear.pool).create_of(run_id=run_id, caller=Caller("ann"), command_id=start, origin=ANN, **about)
+    assert ear.statements() == 1  # and the look at the workflow, which is none at runs
     again = await Runs(pool).view(run_id, user_id="ann")
     assert view is not None
     assert again is not None
@@ -80,7 +82,7 @@ async def test_a_run_is_created_of_a_workflow_in_one_statement_and_not_of_anothe
     assert (command.id, command.kind, command.issued_by) == (start, "start", "ann")
 
     stranger = RunId(uuid7.uuid7())
-    his = {"user_id": "bob", "command_id": uuid7.uuid7(), "origin": BOB}
+    his = {"caller": Caller("bob"), "command_id": uuid7.uuid7(), "origin": BOB}
     assert await Runs(pool).create_of(run_id=stranger, **his, **about) is None
     assert await pool.fetchval("SELECT count(*) FROM workflow_runs") == 1
     assert await pool.fetchval("SELECT count(*) FROM workflow_run_commands") == 1

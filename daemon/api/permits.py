@@ -1,0 +1,74 @@
+"""What callers may not do with the agents of a workflow: told as warnings when it is saved, refused when it is run.
+
+A look at a moment. Before every call the runner looks again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from daemon.api.context import CALLER, CONTEXT
+from daemon.api.shapes import StepTold, steps_of
+from daemon.auth.access import Agent, Policy, ground_of
+from daemon.auth.caller import Caller
+from daemon.errors import Forbidden
+from daemon.machine.ground import Barred
+from daemon.store.runs import Permit
+
+
+class Unauthorized(Forbidden):
+    """You may not use an agent of this workflow."""
+
+    code = "agent_unauthorized"
+
+    def __init__(self, agent_id: str, detail: str) -> None:
+        self.agent_id = agent_id
+        super().__init__(detail)
+
+
+def permit(caller: Caller) -> Permit:
+    """Refuses a run with a step that the caller may not have called: raises Unauthorized for the first of them."""
+
+    def ask(spec: str, agents: Mapping[str, Agent]) -> None:
+        for step, barred in _barred(steps_of(spec), agents, caller, ()):
+            raise Unauthorized(step.agent_id, f"Step {step.id!r}: {barred.message}")
+
+    return ask
+
+
+async def warnings(request: web.Request, spec: str) -> list[dict[str, Any]]:
+    """What of a spec (JSON text) the caller could not run now. Raises StoreUnavailable."""
+    context, caller, steps = request.app[CONTEXT], request[CALLER], steps_of(spec)
+    agents = await context.entitlements.of({step.agent_id for step in steps}, caller.subjects)
+    policies = await context.entitlements.policies()
+    return [
+        {"step_id": step.id, "agent_id": step.agent_id, "code": barred.code, "message": barred.message}
+        for step, barred in _barred(steps, agents, caller, policies)
+    ]
+
+
+def _barred(
+    steps: Iterable[StepTold], agents: Mapping[str, Agent], caller: Caller, policies: Iterable[Policy]
+) -> Iterable[tuple[StepTold, Barred]]:
+    """The steps that the caller may not have called, and why; each pair of agent and tool is looked at once."""
+    now_ms = time.time_ns() // 1_000_000
+    known: dict[tuple[str, str], Barred | None] = {}
+    for step in steps:
+        call = (step.agent_id, step.tool_name)
+        if call not in known:
+            known[call] = ground_of(
+                agents[step.agent_id],
+                step.tool_name,
+                user_id=caller.user_id,
+                groups=caller.groups,
+                admin=caller.admin,
+                now_ms=now_ms,
+                policies=policies,
+            ).barred
+        barred = known[call]
+        if barred is not None:
+            yield step, barred
