@@ -269,10 +269,14 @@ def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
     if not isinstance(envelope, dict) or not isinstance(envelope.get("req_id"), str):
         return None
     body = envelope.get("payload")
-    body = body if isinstance(body, dict) else {}
+    return letter_of(str(envelope.get("type")), envelope["req_id"], body if isinstance(body, dict) else {}, raw, mark)
+
+
+def letter_of(kind: str, req_id: str, body: dict[str, Any], raw: bytes, mark: Mark | None) -> Letter | None:
+    """As ``read_letter``, of an envelope that somebody has parsed already."""
     if b"\\u0000" in raw or (len(raw) > MAX_DEPTH and raw.count(b"{") + raw.count(b"[") > MAX_DEPTH):
         body = storable(body)
-    return letter(str(envelope.get("type")), ReqId(envelope["req_id"]), body, mark)
+    return letter(kind, ReqId(req_id), body, mark)
 
 
 def _load(raw: bytes) -> object:

@@ -196,8 +196,9 @@ class Host:
     ) -> None:
         poison = actor.poison(letters, self._clock.now(), facts)
         if poison:
-            self._residents.keep(actor, [entry for entry in letters if entry not in poison], again=True)
-            self._done.put_nowait([Turn(actor, None, (entry,), aside=why) for entry, why in poison.items()])
+            sound = [entry for number, entry in enumerate(letters) if number not in poison]
+            self._residents.keep(actor, sound, again=True)
+            self._done.put_nowait([Turn(actor, None, (letters[number],), aside=why) for number, why in poison.items()])
             return
         actor.failures += 1
         log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
@@ -296,7 +297,7 @@ class Host:
 
     async def _set_aside(self, turns: list[Turn]) -> list[Turn]:
         """Keep what is set aside; while Postgres is away it stays in the inbox, and is found again."""
-        letters = [(turn.actor.id, raw, turn.aside) for turn in turns if turn.aside for _, raw, _ in turn.entries]
+        letters = [(turn.actor.id, raw, turn.aside) for turn in turns if turn.aside for _, raw, *_ in turn.entries]
         if not letters:
             return turns
         for run_id, _, why in letters:
