@@ -30,6 +30,8 @@ from daemon.telemetry import log
 
 TURN_LIMIT = 500
 """Most runs folded in one go, so that nobody waits long for the others."""
+STRETCH_S = 0.01
+"""Longest stretch of turns before everybody else has a go: requests, and the lanes, which commit meanwhile."""
 RETRY_S = 0.25
 LEAST_PAUSE_S = 0.05
 """Between two looks whether a run may leave."""
@@ -141,8 +143,11 @@ class Host:
                 self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
                 await asyncio.sleep(RETRY_S)
                 continue
-            heard = self._weather.all_heard
+            heard, until = self._weather.all_heard, self._clock.monotonic() + STRETCH_S
             for actor in actors:
+                if self._clock.monotonic() >= until:
+                    await asyncio.sleep(0)
+                    heard, until = self._weather.all_heard, self._clock.monotonic() + STRETCH_S
                 entries = letters.get(actor.id, [])
                 if len(entries) >= self._inbox.read_limit:  # more letters wait, and their bells have rung already
                     actor.rung, actor.unread = actor.rung or "h", True
