@@ -20,6 +20,7 @@ MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 _READS_AHEAD: Final = 16
 _ERROR_BODY_BYTES: Final = 4096
+_ENVELOPE: Final = b"event: bridge\ndata: "
 
 
 def unreachable(fault: Exception, *, during: str) -> GatewayError:
@@ -59,7 +60,7 @@ class FrameReader:
         if self._skipping:
             self._skipping = False
             del frames[0]
-        envelopes = [envelope for frame in frames if (envelope := self._read(frame.strip(b"\n"))) is not None]
+        envelopes = [envelope for frame in frames if (envelope := self._read(frame)) is not None]
         self._bound()
         return envelopes
 
@@ -82,10 +83,16 @@ class FrameReader:
 
     def _read(self, frame: bytes) -> Envelope | None:
         if len(frame) > self._max_frame_bytes:
-            self.dropped += 1
-            return None
+            frame = frame.strip(b"\n")
+            if len(frame) > self._max_frame_bytes:
+                self.dropped += 1
+                return None
+        if frame.startswith(_ENVELOPE) and frame.find(b"\n", len(_ENVELOPE)) < 0:  # as nearly all are
+            envelope = Envelope.parse(frame[len(_ENVELOPE) :])
+            self.malformed += envelope is None
+            return envelope
         event, data = b"", []
-        for line in frame.split(b"\n"):
+        for line in frame.strip(b"\n").split(b"\n"):
             name, _, value = line.partition(b":")
             if name == b"data":
                 data.append(value.removeprefix(b" "))

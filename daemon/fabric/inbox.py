@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from daemon import telemetry
 from daemon.fabric.client import Client, script, speaking
 from daemon.fabric.keys import Keys
 from daemon.fabric.line import Command
-from daemon.machine.commands import Entry, Mark, RunId, Urgency
+from daemon.machine.commands import Entry, Letter, Mark, RunId, Urgency
 from daemon.machine.record import Told
 
 DOORBELL_TTL_S = 3600
@@ -28,14 +27,15 @@ READ_LIMIT = 1000
 NO_MARK = Mark(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(NamedTuple):
     """One letter on its way: raw envelope (empty: only ring), and where it stands among its ingest's letters."""
 
     run_id: RunId
     urgency: Urgency
     letter: bytes = b""
     mark: Mark = NO_MARK
+    read: Letter | None = None
+    """The letter, as far as who heard it has read it. It stays on this node: an inbox keeps the envelope."""
 
 
 class Inbox:
@@ -76,7 +76,7 @@ class Inbox:
 
     async def give_back(self, letters: Sequence[tuple[RunId, Entry]]) -> None:
         """Append letters that a node had in memory for a run that it does not hold any more. Raises as ``append``."""
-        await self.append([Post(run_id, "h", raw, mark) for run_id, (_, raw, mark) in letters])
+        await self.append([Post(run_id, "h", raw, mark) for run_id, (_, raw, mark, _) in letters])
 
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         """The letters of several inboxes, oldest first, in one round trip; runs without letters are left out."""
@@ -87,7 +87,7 @@ class Inbox:
             (answer,) = await self._line.ask(("XREAD", "COUNT", READ_LIMIT, "STREAMS", *runs, *["0"] * len(runs)))
         return {
             runs[key.decode()]: [
-                (entry, letter, Mark(int(term), int(number))) for entry, (_, letter, _, term, _, number) in entries
+                Entry(entry, letter, Mark(int(term), int(number))) for entry, (_, letter, _, term, _, number) in entries
             ]
             for key, entries in _streams(answer)
         }

@@ -6,7 +6,7 @@ names the attempt it speaks about (``req_id``) and gets none: what is stale is i
 
 from __future__ import annotations
 
-from typing import Any, Literal, NewType, TypeAlias
+from typing import Any, Literal, NamedTuple, NewType, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
@@ -63,13 +63,6 @@ class Mark(Struct, frozen=True, gc=False):
 
     term: int
     number: int
-
-
-Entry: TypeAlias = tuple[bytes, bytes, Mark]
-"""A letter as an inbox keeps it: what to delete it by, the raw envelope, its mark."""
-
-IN_MEMORY = b""
-"""What an entry that is in no inbox would be deleted by."""
 
 
 class Sent(Struct, frozen=True, kw_only=True, gc=False):
@@ -138,3 +131,18 @@ class CancelAcked(Struct, frozen=True, kw_only=True, gc=False):
 
 
 Letter: TypeAlias = Sent | NotSent | SendUncertain | Acked | Chunk | Result | CancelAcked
+
+IN_MEMORY = b""
+"""What an entry that is in no inbox would be deleted by."""
+
+
+class Entry(NamedTuple):
+    """A letter as an inbox keeps it."""
+
+    key: bytes
+    """What to delete it by."""
+    raw: bytes
+    """The envelope."""
+    mark: Mark
+    letter: Letter | None = None
+    """As it was read by who heard it, so that nobody need parse it again; None: it is still to be read."""

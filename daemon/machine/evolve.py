@@ -76,15 +76,17 @@ def evolve(run: Run, event: Event, at: int) -> Run:
 
 
 def _apply(run: Run, event: Event, at: int) -> Run:
-    match event:
-        case AttemptIntended():
-            return _intended(run, event, at)
-        case AttemptEnded() | AttemptRunning() | AttemptSent() | AttemptUnsent() | AttemptCanceling():
-            return _with_attempt(run, event.req_id, _moved(_known(run, event.req_id), event, at))
+    match event:  # what each step has comes first
         case LogAppended():
             attempt = _known(run, event.req_id)
             size = attempt.log_bytes + len(event.data.encode())
             return _with_attempt(run, event.req_id, replace(attempt, log_bytes=size, mark=event.mark or attempt.mark))
+        case AttemptRunning() | AttemptEnded() | AttemptSent() | AttemptUnsent() | AttemptCanceling():
+            return _with_attempt(run, event.req_id, _moved(_known(run, event.req_id), event, at))
+        case StepCompleted() | StepFailed():
+            return _step(run, event)
+        case AttemptIntended():
+            return _intended(run, event, at)
         case EvidenceFound():
             return _with_attempt(run, event.req_id, replace(_known(run, event.req_id), answered=True))
         case AttemptSettled():
@@ -95,8 +97,6 @@ def _apply(run: Run, event: Event, at: int) -> Run:
             return _decided(run, event, at)
         case StepVoted() | StepEdited() | StepExpired():
             return _asked(run, event, at)
-        case StepCompleted() | StepFailed():
-            return _step(run, event)
         case _:
             return _run(run, event, at)
 
@@ -271,10 +271,16 @@ def _moved(
     attempt: Attempt, event: AttemptEnded | AttemptRunning | AttemptSent | AttemptUnsent | AttemptCanceling, at: int
 ) -> Attempt:
     match event:
-        case AttemptSent():
-            return replace(attempt, state=_to(attempt, "sent"))
         case AttemptRunning():
             return replace(attempt, state=_to(attempt, "acked"), acked_at=at)
+        case AttemptEnded():
+            if attempt.ended_at is not None:
+                raise IllegalMove("a second verdict on one attempt")
+            return replace(
+                attempt, state=_to(attempt, event.outcome), ended_at=at, answered=event.answered, retry_at=None
+            )
+        case AttemptSent():
+            return replace(attempt, state=_to(attempt, "sent"))
         case AttemptUnsent():
             return replace(
                 attempt,
@@ -286,12 +292,6 @@ def _moved(
             )
         case AttemptCanceling():
             return replace(attempt, canceling=event.reason, cancel_until=event.until)
-        case AttemptEnded():
-            if attempt.ended_at is not None:
-                raise IllegalMove("a second verdict on one attempt")
-            return replace(
-                attempt, state=_to(attempt, event.outcome), ended_at=at, answered=event.answered, retry_at=None
-            )
         case _ as never:
             assert_never(never)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from daemon.machine.commands import Acked, CancelAcked, Chunk, Letter, Mark, NotSent, ReqId, Result, Sent
+from daemon.machine.commands import Acked, CancelAcked, Chunk, Letter, Mark, NotSent, ReqId, Result, SendUncertain, Sent
 from daemon.machine.events import (
     AttemptEnded,
     AttemptRunning,
@@ -42,12 +42,19 @@ NOT_PERMITTED = "not_permitted"
 """Our own hook said no: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
 
 
+_NO_VERDICT = (Chunk, Sent, SendUncertain)
+"""Letters that prove nothing by themselves; most letters are such."""
+
+
 def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple[Run, list[Happened], int]:
     """The run after the letters, what happened, and how many letters named an attempt this run does not know."""
     happened: list[Happened] = []
     if not letters:
         return run, happened, 0
-    strangers = sum(1 for letter in letters if run.find(letter.req_id) is None)
+    strangers = 0
+    for letter in letters:
+        if run.find(letter.req_id) is None:
+            strangers += 1
     run = carry(run, _signs_of_life(run, letters), now, happened)
     run = carry(run, _logs(run, letters), now, happened)
     return _verdicts(run, letters, now, limits, happened), happened, strangers
@@ -131,6 +138,8 @@ def cut_utf8(text: str, size: int) -> str:
 def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits, happened: list[Happened]) -> Run:
     """For each attempt at most one verdict, and after it at most one piece of evidence, be it in the same turn."""
     for letter in letters:
+        if isinstance(letter, _NO_VERDICT):
+            continue
         attempt = run.find(letter.req_id)
         event = _verdict(run, attempt, letter, now, limits) if attempt is not None else None
         if event is not None:
@@ -140,6 +149,8 @@ def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits, hap
 
 def _verdict(run: Run, attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Event | None:
     match letter:
+        case Result() if attempt.in_flight:
+            return _judge(attempt, letter)
         case NotSent() if attempt.state == "intent" and attempt.tries == letter.tries:
             retry_at = _again_at(attempt, letter.reason, now, limits)
             return AttemptUnsent(req_id=attempt.req_id, reason=letter.reason, detail=letter.detail, retry_at=retry_at)
@@ -153,8 +164,6 @@ def _verdict(run: Run, attempt: Attempt, letter: Letter, now: int, limits: Limit
             )
         case CancelAcked(will_cancel=True) if attempt.in_flight and attempt.canceling is not None:
             return _stopped(attempt)
-        case Result() if attempt.in_flight:
-            return _judge(attempt, letter)
         case Result() if attempt.ended_at is not None and attempt.state != "unsent":
             return _late(run, attempt, letter)
         case _:

@@ -20,7 +20,7 @@ from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled,
 from daemon.machine.evolve import Happened
 from daemon.machine.ground import Traits
 from daemon.machine.state import Attempt, Run, name_of
-from daemon.machine.wire import error, frame, iso, payload
+from daemon.machine.wire import error, frames_of, iso, payload
 
 LOG_PREVIEW_CHARS = 8000
 
@@ -150,8 +150,7 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        at, run_id = iso(self.at), name_of(self.run.id)
-        frames = b"".join(frame(run_id, row.seq, row.event_type, at, row.payload) for row in self.events)
+        frames = frames_of(name_of(self.run.id), iso(self.at), self.events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
 
@@ -182,7 +181,10 @@ def record(
         rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
         req_id: ReqId | None = getattr(event, "req_id", None)
         if req_id is not None:
-            touched.setdefault(req_id, _Touched()).note(event, run.find(req_id))
+            notes = touched.get(req_id)
+            if notes is None:
+                notes = touched[req_id] = _Touched()
+            notes.note(event, run.find(req_id))
             intends = intends or isinstance(event, AttemptIntended)
     if run.attempt is not None and before.attempt is not run.attempt:
         touched.setdefault(run.attempt.req_id, _Touched()).attempt = run.attempt
@@ -286,12 +288,12 @@ class _Touched:
     def note(self, event: Event, attempt: Attempt | None) -> None:
         self.attempt = attempt
         match event:
+            case LogAppended():
+                self.logs.append(event.data)
             case AttemptEnded() | AttemptSettled():
                 self.ended = event
             case AttemptIntended():
                 self.intended = True
-            case LogAppended():
-                self.logs.append(event.data)
             case _:
                 pass
 

@@ -6,6 +6,7 @@ Pure translation; decides nothing. Payload fields are only ever added, never ren
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeAlias, assert_never
@@ -96,8 +97,8 @@ CANCEL_EVIDENCE: dict[Outcome, str] = {
 
 
 _FRAME = (
-    b'id: %d\nevent: %s\ndata: {"type":"run.event","run_id":"%s","seq":%d,"event_type":"%s","created_at":"%s",'
-    b'"payload":%s}\n\n'
+    b'id: %d\nevent: %b\ndata: {"type":"run.event","run_id":"%b","seq":%d,"event_type":"%b","created_at":"%b",'
+    b'"payload":%b}\n\n'
 )
 
 
@@ -107,6 +108,8 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
         return _attempt_payload(event, run, at)
     body: dict[str, Any] = {"type": event.type, "run_id": name_of(run.id)}
     match event:
+        case StepCompleted():
+            body |= _named_step(event.step_index, run)
         case RunCreated():
             body |= {"workflow_id": str(run.workflow_id), "title": event.title, "steps": event.steps, "by": event.by}
         case RunResumed():
@@ -123,7 +126,7 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
             body |= _named_step(event.step_index, run) | _decision_payload(event, run)
         case StepExpired():
             body |= _named_step(event.step_index, run) | {"rejects": event.rejects}
-        case StepCompleted() | StepFailed() | StepPaused() | StepRepeating() | RunParked():
+        case StepFailed() | StepPaused() | StepRepeating() | RunParked():
             body |= _named_step(event.step_index, run) | _step_payload(event, run)
         case _ as never:
             assert_never(never)
@@ -132,7 +135,9 @@ def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
 
 def _named_step(index: int, run: Run) -> dict[str, Any]:
     steps = run.spec.steps
-    return {"current_step_index": index} | ({"step_id": steps[index].id} if index < len(steps) else {})
+    if index < len(steps):
+        return {"current_step_index": index, "step_id": steps[index].id}
+    return {"current_step_index": index}
 
 
 def _decision_payload(
@@ -156,9 +161,7 @@ def _decision_payload(
             assert_never(never)
 
 
-def _step_payload(
-    event: StepCompleted | StepFailed | StepPaused | StepRepeating | RunParked, run: Run
-) -> dict[str, Any]:
+def _step_payload(event: StepFailed | StepPaused | StepRepeating | RunParked, run: Run) -> dict[str, Any]:
     match event:
         case StepPaused():
             body: dict[str, Any] = {"paused_reason": event.paused_reason}
@@ -171,8 +174,6 @@ def _step_payload(
             return {"status": "failed", "attempt_index": event.attempt_index}
         case StepRepeating():
             return {"attempt_index": event.attempt_index, "because": event.because, "at": event.at}
-        case StepCompleted():
-            return {}
         case _ as never:
             assert_never(never)
 
@@ -185,34 +186,40 @@ def _attempt_payload(
     attempt = run.find(event.req_id)
     assert attempt is not None  # noqa: S101 - evolve has refused events about attempts it does not know
     step = run.spec.steps[attempt.step_index]
+    tool = step.tool_config
     body: dict[str, Any] = {
         "type": event.type,
         "run_id": name_of(run.id),
         "step_id": step.id,
         "req_id": event.req_id,
-        "agent_id": step.tool_config.agent_id,
-        "tool_name": step.tool_config.tool_name,
+        "agent_id": tool.agent_id,
+        "tool_name": tool.tool_name,
         "attempt_index": attempt.index,
     }
-    match event:
-        case AttemptIntended():
-            body |= {"status": "running", "current_step_index": event.step_index, "epoch": event.epoch}
-            body |= {"ack_by": event.ack_by, "deadline_at": event.deadline_at}
-        case AttemptSent():
-            pass
+    match event:  # in the order of how often they come
         case AttemptRunning():
             body["state"] = "running"
+        case LogAppended():
+            body["channel"] = event.channel
+            body["data"] = event.data
+            body["dropped_bytes"] = event.dropped_bytes
+            body["dropped_lines"] = event.dropped_lines
+            if event.mark is not None:
+                body["mark"] = (event.mark.term, event.mark.number)
+        case AttemptEnded():
+            _add_result(body, event, attempt, at)
+        case AttemptIntended():
+            body["status"] = "running"
+            body["current_step_index"] = event.step_index
+            body["epoch"] = event.epoch
+            body["ack_by"] = event.ack_by
+            body["deadline_at"] = event.deadline_at
+        case AttemptSent():
+            pass
         case AttemptUnsent():
             body |= {"reason": event.reason, "message": event.detail, "retry_at": event.retry_at}
         case AttemptCanceling():
             body |= {"reason": event.reason, "until": event.until}
-        case LogAppended():
-            body["channel"], body["data"] = event.channel, event.data
-            body["dropped_bytes"], body["dropped_lines"] = event.dropped_bytes, event.dropped_lines
-            if event.mark:
-                body["mark"] = [event.mark.term, event.mark.number]
-        case AttemptEnded():
-            body |= _result_payload(event, attempt, at)
         case EvidenceFound():
             body |= {"ok": event.ok, "canceled": event.canceled, "error": error(event.error_code, event.error_message)}
             body |= {"result_preview": preview(event.result)}
@@ -225,21 +232,19 @@ def _attempt_payload(
     return body
 
 
-def _result_payload(event: AttemptEnded, attempt: Attempt, at: int) -> dict[str, Any]:
-    body = {
-        "state": V0_RESULT_STATE[event.outcome],
-        "outcome": event.outcome,
-        "answered": event.answered,
-        "duration_ms": max(0, at - attempt.intended_at),
-        "ok": event.outcome == "done",
-        "canceled": event.outcome == "canceled",
-        "exit_code": event.exit_code,
-        "error": error(event.error_code, event.error_message),
-        "result_preview": preview(event.result),
-    }
+def _add_result(body: dict[str, Any], event: AttemptEnded, attempt: Attempt, at: int) -> None:
+    outcome = event.outcome
+    body["state"] = V0_RESULT_STATE[outcome]
+    body["outcome"] = outcome
+    body["answered"] = event.answered
+    body["duration_ms"] = max(0, at - attempt.intended_at)
+    body["ok"] = outcome == "done"
+    body["canceled"] = outcome == "canceled"
+    body["exit_code"] = event.exit_code
+    body["error"] = error(event.error_code, event.error_message)
+    body["result_preview"] = preview(event.result)
     if attempt.canceling in WITH_THE_RUN:
-        body["cancel"] = CANCEL_EVIDENCE[event.outcome]
-    return body
+        body["cancel"] = CANCEL_EVIDENCE[outcome]
 
 
 def error(code: str | None, message: str | None) -> dict[str, str | None] | None:
@@ -258,10 +263,19 @@ def iso(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def frames_of(run_id: str, created_at: str, events: Iterable[tuple[int, str, bytes]]) -> bytes:
+    """Events of one moment of a run (seq, type, payload) as SSE frames; see ``frame``."""
+    run, at = run_id.encode(), created_at.encode()
+    made = []
+    for seq, event_type, body in events:
+        kind = event_type.encode()
+        made.append(_FRAME % (seq, kind, run, seq, kind, at, body))
+    return b"".join(made)
+
+
 def frame(run_id: str, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
     """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged. All else is plain ASCII of our own."""
-    kind = event_type.encode()
-    return _FRAME % (seq, kind, run_id.encode(), seq, kind, created_at.encode(), body)
+    return frames_of(run_id, created_at, ((seq, event_type, body),))
 
 
 def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
@@ -274,10 +288,14 @@ def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
     if not isinstance(envelope, dict) or not isinstance(envelope.get("req_id"), str):
         return None
     body = envelope.get("payload")
-    body = body if isinstance(body, dict) else {}
+    return letter_of(str(envelope.get("type")), envelope["req_id"], body if isinstance(body, dict) else {}, raw, mark)
+
+
+def letter_of(kind: str, req_id: str, body: dict[str, Any], raw: bytes, mark: Mark | None) -> Letter | None:
+    """As ``read_letter``, of an envelope that somebody has parsed already."""
     if b"\\u0000" in raw or (len(raw) > MAX_DEPTH and raw.count(b"{") + raw.count(b"[") > MAX_DEPTH):
         body = storable(body)
-    return letter(str(envelope.get("type")), ReqId(envelope["req_id"]), body, mark)
+    return letter(kind, ReqId(req_id), body, mark)
 
 
 def _load(raw: bytes) -> object:

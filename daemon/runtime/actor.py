@@ -52,7 +52,7 @@ class Turn:
     @property
     def folded(self) -> tuple[bytes, ...]:
         """The inbox entries to delete."""
-        return tuple(entry for entry, _, _ in self.entries if entry != IN_MEMORY)
+        return tuple([entry.key for entry in self.entries if entry.key != IN_MEMORY])
 
 
 @dataclass(slots=True, eq=False)
@@ -124,12 +124,12 @@ class Actor:
         run, following = settle(run, now, facts)
         return happened + following, verdicts, strangers
 
-    def poison(self, entries: Sequence[Entry], now: int, facts: Facts) -> dict[Entry, str]:
-        """After a turn that raised: the letters that do so alone, and how; none if the run does so without any."""
+    def poison(self, entries: Sequence[Entry], now: int, facts: Facts) -> dict[int, str]:
+        """After a turn that raised: which of the letters do so alone, and how; none if the run does so without any."""
         if self._raises((), now, facts) is not None:
             return {}
-        found = {entry: self._raises((entry,), now, facts) for entry in entries}
-        return {entry: fault for entry, fault in found.items() if fault is not None}
+        found = {number: self._raises((entry,), now, facts) for number, entry in enumerate(entries)}
+        return {number: fault for number, fault in found.items() if fault is not None}
 
     def _raises(self, entries: Sequence[Entry], now: int, facts: Facts) -> str | None:
         """What a turn with these letters and no command would raise. Changes nothing."""
@@ -164,7 +164,12 @@ class Actor:
         return turn
 
     def _letters(self, entries: Sequence[Entry]) -> list[Letter]:
-        return [*self.local, *(letter for _, raw, mark in entries if (letter := read_letter(raw, mark)) is not None)]
+        letters = self.local.copy()
+        for _, raw, mark, read in entries:
+            letter = read if read is not None else read_letter(raw, mark)
+            if letter is not None:
+                letters.append(letter)
+        return letters
 
     def _closed(
         self,

@@ -83,7 +83,7 @@ def open_ears(
     ttl_s = settings.runtime.lease_ttl_s
 
     def hand(post: Post) -> bool:
-        return residents.hand(post.run_id, post.urgency, post.letter, post.mark)
+        return residents.hand(post.run_id, post.urgency, post.letter, post.mark, post.read)
 
     def ear(name: str, source: Source, takes: Mapping[str, Urgency]) -> Ingest:
         return Ingest(

@@ -30,6 +30,8 @@ from daemon.telemetry import log
 
 TURN_LIMIT = 500
 """Most runs folded in one go, so that nobody waits long for the others."""
+STRETCH_S = 0.01
+"""Longest stretch of turns before everybody else has a go: requests, and the lanes, which commit meanwhile."""
 RETRY_S = 0.25
 LEAST_PAUSE_S = 0.05
 """Between two looks whether a run may leave."""
@@ -143,8 +145,11 @@ class Host:
                 self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
                 await asyncio.sleep(RETRY_S)
                 continue
-            heard = self._weather.all_heard
+            heard, until = self._weather.all_heard, self._clock.monotonic() + STRETCH_S
             for actor in actors:
+                if self._clock.monotonic() >= until:
+                    await asyncio.sleep(0)
+                    heard, until = self._weather.all_heard, self._clock.monotonic() + STRETCH_S
                 entries = letters.get(actor.id, [])
                 if len(entries) >= self._inbox.read_limit:  # more letters wait, and their bells have rung already
                     actor.rung, actor.unread = actor.rung or "h", True
@@ -205,8 +210,9 @@ class Host:
     ) -> None:
         poison = actor.poison(letters, self._clock.now(), facts)
         if poison:
-            self._residents.keep(actor, [entry for entry in letters if entry not in poison], again=True)
-            self._done.put_nowait([Turn(actor, None, (entry,), aside=why) for entry, why in poison.items()])
+            sound = [entry for number, entry in enumerate(letters) if number not in poison]
+            self._residents.keep(actor, sound, again=True)
+            self._done.put_nowait([Turn(actor, None, (letters[number],), aside=why) for number, why in poison.items()])
             return
         actor.failures += 1
         log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
@@ -311,7 +317,7 @@ class Host:
 
     async def _set_aside(self, turns: list[Turn]) -> list[Turn]:
         """Keep what is set aside; while Postgres is away it stays in the inbox, and is found again."""
-        letters = [(turn.actor.id, raw, turn.aside) for turn in turns if turn.aside for _, raw, _ in turn.entries]
+        letters = [(turn.actor.id, raw, turn.aside) for turn in turns if turn.aside for _, raw, *_ in turn.entries]
         if not letters:
             return turns
         for run_id, _, why in letters:

@@ -19,8 +19,9 @@ from daemon import telemetry
 from daemon.errors import FabricUnavailable
 from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.role import Beacon, Role
-from daemon.machine.commands import Mark, RunId, Urgency
+from daemon.machine.commands import Letter, Mark, RunId, Urgency
 from daemon.machine.state import run_of
+from daemon.machine.wire import letter_of
 from daemon.runtime.memory import Memory
 from daemon.telemetry import log
 from gateway_client import Envelope, GatewayError
@@ -265,7 +266,13 @@ class Ingest:
         if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
             urgency = "h"
         self._number += 1
-        return Post(run_id, urgency, envelope.raw, Mark(self._term, self._number))
+        mark = Mark(self._term, self._number)
+        letter: Letter | None = None
+        try:
+            letter = letter_of(envelope.type, envelope.req_id, envelope.payload, envelope.raw, mark)
+        except Exception as fault:  # noqa: BLE001 - its run will read it again, fail likewise and set it aside
+            log.warning("a letter cannot be read", req_id=envelope.req_id, fault=str(fault))
+        return Post(run_id, urgency, envelope.raw, mark, letter)
 
     def _set_open(self, is_open: bool) -> None:
         self._open = is_open

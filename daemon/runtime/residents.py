@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 
 from daemon import telemetry
-from daemon.machine.commands import IN_MEMORY, Entry, Mark, RunId, Urgency
+from daemon.machine.commands import IN_MEMORY, Entry, Letter, Mark, RunId, Urgency
 from daemon.runtime.actor import Actor
 from daemon.runtime.strays import Strays, in_memory
 
@@ -72,7 +72,7 @@ class Residents:
         self.keep(actor, letters)
         self.remove(actor)
 
-    def hand(self, run_id: RunId, urgency: Urgency, letter: bytes, mark: Mark) -> bool:
+    def hand(self, run_id: RunId, urgency: Urgency, raw: bytes, mark: Mark, letter: Letter | None = None) -> bool:
         """Give a letter to a run that lives here; False when it does not. Past the bound what may wait is dropped."""
         actor = self._actors.get(run_id)
         if actor is None:
@@ -80,7 +80,7 @@ class Residents:
         if urgency == "s" and len(actor.mail) >= self._bound:
             telemetry.chunks_dropped.inc()
             return True
-        actor.mail.append((IN_MEMORY, letter, mark))
+        actor.mail.append(Entry(IN_MEMORY, raw, mark, letter))
         self._ring(actor, urgency)
         return True
 

@@ -23,7 +23,7 @@ RETRY_S = 0.25
 
 def in_memory(entries: Iterable[Entry]) -> list[Entry]:
     """Those of the letters that no inbox has."""
-    return [entry for entry in entries if entry[0] == IN_MEMORY]
+    return [entry for entry in entries if entry.key == IN_MEMORY]
 
 
 class Strays:

@@ -27,7 +27,7 @@ async def test_letters_are_read_oldest_first_with_their_marks(fabric: OverRedis)
     await inbox.append([chunk(run_id, 1), chunk(run_id, 2)])
     await inbox.append([result(run_id, 3)])
     letters = (await inbox.read([run_id]))[run_id]
-    assert [(raw, mark) for _, raw, mark in letters] == [
+    assert [(entry.raw, entry.mark) for entry in letters] == [
         (b"chunk 1", Mark(7, 1)),
         (b"chunk 2", Mark(7, 2)),
         (b"result", Mark(7, 3)),
@@ -38,7 +38,7 @@ async def test_any_bytes_are_kept_as_they_came(fabric: OverRedis) -> None:
     inbox, run_id, raw = fabric.inbox(), new_run(), bytes(range(256)) * 300
     await inbox.append([Post(run_id, "h", raw, Mark(2**53, 2**40))])
     (letter,) = (await inbox.read([run_id]))[run_id]
-    assert letter[1:] == (raw, Mark(2**53, 2**40))
+    assert (letter.raw, letter.mark) == (raw, Mark(2**53, 2**40))
 
 
 async def test_many_inboxes_are_read_at_once_and_the_empty_left_out(fabric: OverRedis) -> None:
@@ -59,9 +59,9 @@ async def test_a_read_is_bounded_and_the_rest_comes_next(fabric: OverRedis) -> N
     await inbox.append([chunk(run_id, number) for number in range(READ_LIMIT + 5)])
     first = (await inbox.read([run_id]))[run_id]
     assert len(first) == READ_LIMIT
-    await inbox.after({run_id: [entry for entry, _, _ in first]}, {})
+    await inbox.after({run_id: [entry.key for entry in first]}, {})
     rest = (await inbox.read([run_id]))[run_id]
-    assert [raw for _, raw, _ in rest] == [b"chunk %d" % number for number in range(READ_LIMIT, READ_LIMIT + 5)]
+    assert [entry.raw for entry in rest] == [b"chunk %d" % number for number in range(READ_LIMIT, READ_LIMIT + 5)]
 
 
 async def test_exactly_the_folded_letters_are_deleted(fabric: OverRedis) -> None:
@@ -72,7 +72,7 @@ async def test_exactly_the_folded_letters_are_deleted(fabric: OverRedis) -> None
     await inbox.append([result(run_id)])
     await inbox.after({run_id: [letters[0][0], letters[2][0]]}, {})
     left = await inbox.read([run_id, neighbour])
-    assert [raw for _, raw, _ in left[run_id]] == [b"chunk 1", b"chunk 3", b"result"]
+    assert [entry.raw for entry in left[run_id]] == [b"chunk 1", b"chunk 3", b"result"]
     assert len(left[neighbour]) == 1
     await inbox.after({run_id: [letters[0][0]]}, {})
     assert len((await inbox.read([run_id]))[run_id]) == 3
@@ -166,7 +166,7 @@ async def test_past_the_bound_chunks_are_dropped_and_counted_and_a_result_never(
     await inbox.append([chunk(run_id, number) for number in range(5)] + [chunk(neighbour)])
     await inbox.append([chunk(run_id, 6), result(run_id), chunk(run_id, 7)])
     letters = await inbox.read([run_id, neighbour])
-    assert [raw for _, raw, _ in letters[run_id]] == [b"chunk 0", b"chunk 1", b"chunk 2", b"result"]
+    assert [entry.raw for entry in letters[run_id]] == [b"chunk 0", b"chunk 1", b"chunk 2", b"result"]
     assert len(letters[neighbour]) == 1
     assert dropped() == before + 4
 

@@ -309,7 +309,7 @@ async def test_runs_that_are_let_go_leave_no_key(fabric: OverRedis) -> None:
     run_id, inbox = new_run(), fabric.inbox()
     held = await held_by(fabric, "n1", run_id)
     await inbox.append([Post(run_id, "h", b"letter")])
-    ((entry, _, _),) = (await inbox.read([run_id]))[run_id]
+    ((entry, *_),) = (await inbox.read([run_id]))[run_id]
     await inbox.after({run_id: [entry]}, {})
     assert await fabric.leases().release([held]) == {run_id: "r"}
     found = [key.decode() for key in await fabric.client.redis.keys("*")]

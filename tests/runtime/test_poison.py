@@ -11,7 +11,7 @@ import pytest
 from daemon.fabric.inbox import Inbox, Post
 from daemon.machine.commands import Letter, Mark, Result, RunId
 from daemon.machine.wire import read_letter
-from daemon.runtime import actor
+from daemon.runtime import actor, ingest
 from tests.patience import eventually
 from tests.runtime.harness import AGENT, Rig, count, step
 
@@ -79,6 +79,23 @@ async def test_a_poison_letter_is_set_aside_and_the_run_goes_on(rig: Rig, poison
 
 async def _said(rig: Rig, run_id: RunId, word: str) -> bool:
     return any(word in event["data"] for event in await rig.events(run_id, "tool.log"))
+
+
+async def test_a_letter_that_cannot_be_read_as_it_is_heard_stops_nobody(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ear reads letters for the runs that live beside it; a defect there must not deafen it."""
+
+    def raising(*_: object) -> None:
+        raise KeyError(RAISING)
+
+    monkeypatch.setattr(ingest, "letter_of", raising)
+    node = await rig.start()
+    runs = [await rig.create(step("a"), step("b")) for _ in range(3)]
+    for run_id in runs:
+        await rig.until(run_id, "completed")
+    assert node.healthy
+    rig.never_twice(6)
 
 
 async def test_a_letter_that_comes_again_and_again_is_kept_once(rig: Rig) -> None:

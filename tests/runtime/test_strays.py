@@ -37,7 +37,7 @@ def test_a_run_that_lives_here_is_handed_its_letters_and_others_are_not() -> Non
     actor.unread = False
     residents.free(actor)
     assert residents.hand(actor.id, "h", b"letter", Mark(1, 1))
-    assert actor.mail == [(IN_MEMORY, b"letter", Mark(1, 1))]
+    assert actor.mail == [Entry(IN_MEMORY, b"letter", Mark(1, 1))]
     assert not actor.unread, "nothing is in its inbox"
     assert residents.take(10) == [actor]
     assert not residents.hand(RunId(uuid7.uuid7()), "h", b"letter", Mark(1, 2))
@@ -49,7 +49,7 @@ def test_past_the_bound_a_chunk_is_dropped_and_a_result_is_not() -> None:
     for number in range(3):
         assert residents.hand(actor.id, "s", b"chunk", Mark(1, number))
     assert residents.hand(actor.id, "h", b"result", Mark(1, 3))
-    assert [raw for _, raw, _ in actor.mail] == [b"chunk", b"chunk", b"result"]
+    assert [entry.raw for entry in actor.mail] == [b"chunk", b"chunk", b"result"]
     assert count("runwarden_chunks_dropped_total") == before + 1
 
 
@@ -70,12 +70,12 @@ async def test_what_a_run_leaves_behind_is_brought_to_its_inbox_when_redis_is_th
     residents, shelf = Residents(time.monotonic, hold_s=60), Shelf()
     actor = resident(residents)
     residents.hand(actor.id, "h", b"one", Mark(1, 1))
-    residents.drop(actor, [(b"1-1", b"in its inbox", Mark(1, 0)), (IN_MEMORY, b"folded in vain", Mark(1, 0))])
+    residents.drop(actor, [Entry(b"1-1", b"in its inbox", Mark(1, 0)), Entry(IN_MEMORY, b"folded in vain", Mark(1, 0))])
     bringing = asyncio.create_task(residents.strays.run(shelf))  # type: ignore[arg-type]  # all that it uses of one
     await residents.strays.returned()
     bringing.cancel()
-    assert [raw for _, (_, raw, _) in shelf.kept] == [b"folded in vain", b"one"]
-    residents.keep(actor, [(IN_MEMORY, b"later", Mark(1, 2))])  # of a run that has left already
+    assert [entry.raw for _, entry in shelf.kept] == [b"folded in vain", b"one"]
+    residents.keep(actor, [Entry(IN_MEMORY, b"later", Mark(1, 2))])  # of a run that has left already
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await residents.strays.returned()
@@ -83,7 +83,7 @@ async def test_what_a_run_leaves_behind_is_brought_to_its_inbox_when_redis_is_th
 
 async def test_nothing_to_bring_is_nothing_to_wait_for() -> None:
     strays = Strays()
-    strays.add(RunId(uuid7.uuid7()), [(b"1-1", b"in its inbox", Mark(1, 1))])
+    strays.add(RunId(uuid7.uuid7()), [Entry(b"1-1", b"in its inbox", Mark(1, 1))])
     await strays.returned()
 
 
@@ -98,7 +98,7 @@ async def test_a_result_that_a_fenced_node_heard_is_in_the_inbox_for_the_next_ho
     inbox = Inbox(rig.redis, rig.keys, bound=1000)
 
     async def there() -> bool:
-        return any(b'"RESULT"' in raw for _, raw, _ in (await inbox.read([run_id])).get(run_id, []))
+        return any(b'"RESULT"' in raw for _, raw, *_ in (await inbox.read([run_id])).get(run_id, []))
 
     await eventually(there, what="the RESULT in the inbox")
     assert (await rig.row(run_id))["status"] == "running"

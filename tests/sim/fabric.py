@@ -68,7 +68,7 @@ class Inbox:
         await self.append(tuple(Post(run_id, "c") for run_id in run_ids))
 
     async def give_back(self, letters: Sequence[tuple[RunId, Entry]]) -> None:
-        await self.append([Post(run_id, "h", raw, mark) for run_id, (_, raw, mark) in letters])
+        await self.append([Post(run_id, "h", raw, mark) for run_id, (_, raw, mark, _) in letters])
 
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         return await self._line.ask("read inboxes", lambda: self._server.letters(run_ids, self.read_limit))

@@ -131,7 +131,7 @@ class Redis:
                 continue
             if post.letter:
                 entry = self._entry()
-                letters[entry] = (entry, post.letter, post.mark)
+                letters[entry] = Entry(entry, post.letter, post.mark)
                 self.appended[entry] = (post.run_id, post.letter)
             holder = self.holder(post.run_id)
             if holder is None:
