@@ -14,6 +14,7 @@ from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
 from daemon.config import Gateway, Http
 from daemon.store.agents import Agents
+from daemon.store.approvals import Approvals
 from daemon.store.audit import Deed
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
@@ -45,6 +46,7 @@ class Context:
     workflows: Workflows
     runs: Runs
     commands: Commands
+    approvals: Approvals
     log: EventLog
     bell: Bell
     verdicts: Verdicts

@@ -24,6 +24,7 @@ from daemon.fabric.client import Client
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
 from daemon.store.agents import Agents
+from daemon.store.approvals import Approvals
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
 from daemon.store.grants import Grants
@@ -74,6 +75,7 @@ class Front:
                 workflows=Workflows(pool),
                 runs=Runs(pool),
                 commands=commands,
+                approvals=Approvals(pool),
                 log=self._log,
                 bell=self._bell,
                 verdicts=self._verdicts,

@@ -11,8 +11,10 @@ import orjson
 from aiohttp import web
 
 from daemon.machine.wire import PREVIEW_CHARS
-from daemon.store.runs import AttemptView, RunItem, RunView
+from daemon.store.runs import ApprovalView, AttemptView, RunItem, RunView
 
+TRAITS = ("risk", "writes", "open_world", "idempotent", "requires_approval")
+"""What is told of a tool beside its name."""
 _PENDING = {"status": "pending", "attempts": ()}
 """What nothing happened to yet; one for all such steps."""
 
@@ -96,10 +98,49 @@ def _steps_state(view: RunView) -> dict[str, Any]:
         if step.decided_at_ms is not None:
             entry |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
         state[step.step_id] = entry
+    for approval in view.approvals:  # of each step the newest is told
+        state[specs[approval.step_index].id] = state[specs[approval.step_index].id] | {
+            "approval": approval_shape(approval)
+        }
     for attempt in view.attempts:
         spec = specs[attempt.step_index]
         state[spec.id]["attempts"].append(_attempt(attempt, spec))
     return state
+
+
+def approval_shape(approval: ApprovalView) -> dict[str, Any]:
+    """What was to be approved, and who said so."""
+    terms = orjson.loads(approval.terms)
+    return {
+        "revision": approval.revision,
+        "state": approval.state,
+        "digest": approval.digest,
+        "agent_id": approval.agent_id,
+        "tool_name": approval.tool_name,
+        "schema_hash": approval.schema_hash,
+        "arguments": orjson.Fragment(approval.arguments) if approval.arguments is not None else None,
+        **terms_shape(terms),
+        "approvers": list(approval.approvers),
+        "votes": [vote_shape(vote) for vote in orjson.loads(approval.votes)],
+        "opened_at": approval.opened_at_ms,
+        "expires_at": approval.expires_at_ms,
+        "expired_at": approval.expired_at_ms,
+        "ended_at": approval.ended_at_ms,
+        "edited_by": approval.edited_by,
+    }
+
+
+def terms_shape(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """What a revision's row keeps of its terms, as it is told."""
+    told = {"timeout_ms": terms["timeout_ms"], "quorum": terms["quorum"]}
+    return told | {name: terms["traits"][name] for name in TRAITS}
+
+
+def vote_shape(vote: Mapping[str, Any]) -> dict[str, Any]:
+    """One yes, with where it came from."""
+    who = vote["who"]
+    told = {"by": vote["by"], "at": vote["at"], "digest": vote["digest"], "comment": vote["comment"]}
+    return told | {name: who[name] for name in ("roles", "via", "address", "client")}
 
 
 def _attempt(attempt: AttemptView, spec: StepTold) -> dict[str, Any]:
