@@ -19,7 +19,8 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
-                log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); import_v0 (v0_run, v0_history) brings v0's data over
+                log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); import_v0
+                (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),

@@ -11,13 +11,16 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from daemon.errors import SetupError
+
+Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
 PREFIX = "RUNWARDEN_"
 DEFAULT_GATEWAY = "default"
@@ -65,6 +68,16 @@ class Group(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
 
+def networks_of(text: str) -> Networks:
+    """Addresses and networks behind commas. Raises ValueError for what is none of them."""
+    return tuple(ip_network(part.strip()) for part in text.split(",")) if text.strip() else ()
+
+
+def _networks(text: str) -> str:
+    networks_of(text)
+    return text
+
+
 class Http(Group):
     """The front: where it listens and what it accepts."""
 
@@ -72,6 +85,11 @@ class Http(Group):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and logs it.")
     jwt_secret: Annotated[SecretStr, Field(min_length=16)] = Field(
         description="Shared secret of the HS256 bearer tokens; `sub` is the user. At least 16 characters."
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="Addresses or networks (10.0.0.0/8), behind commas, of proxies whose `X-Forwarded-For` is believed:"
+        " the audit then names the address behind them. Empty: the peer of the connection is named.",
     )
     body_limit_bytes: int = Field(1_048_576, ge=1024, description="Largest accepted request body; a larger one is 413.")
     verdict_wait_s: float = Field(
