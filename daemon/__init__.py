@@ -19,18 +19,19 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
-                log, migrate; import_v0 (v0_run, v0_history) brings v0's data over
+                log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); import_v0
+                (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
     issuer.py   the identity provider: its JWK Set, fetched with bounds, kept and renewed
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
-                service_tokens
+                service_tokens; and what they may do: access (bindings, grants, policies, holds)
     api/        app (all routes, each with its declaration), gate, callers (who asks), service_tokens, workflows, runs,
-                decisions, bulk, verdicts, feed, stream, ops; contract, intake, answers and openapi make a declaration
-                validate and document; pages, selection and repeats (Idempotency-Key) are shared; ``front`` puts them
-                together
+                decisions, approvals, bulk, verdicts, feed, stream, audit, ops; contract, intake, answers and openapi
+                make a declaration validate and document; pages, selection, repeats (Idempotency-Key) and refusals
+                (403s, to the audit) are shared; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, addresses, errors, counting, telemetry are small and stand alone

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
+
+Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 DEFAULT_GATEWAY = "default"
 """The name of a Gateway that is alone and was given none."""
@@ -49,6 +52,17 @@ def gateways_of(text: str) -> dict[str, str]:
 def gateway_urls(text: str) -> str:
     """As ``gateways_of``, which reads it again."""
     gateways_of(text)
+    return text
+
+
+def networks_of(text: str) -> Networks:
+    """Addresses and networks behind commas. Raises ValueError for what is none of them."""
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",")) if text.strip() else ()
+
+
+def networks(text: str) -> str:
+    """``networks_of``, as text that can be read so."""
+    networks_of(text)
     return text
 
 

@@ -42,6 +42,11 @@ class Http(Group):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and logs it.")
+    trusted_proxies: Annotated[str, AfterValidator(addresses.networks)] = Field(
+        "",
+        description="Addresses or networks (10.0.0.0/8), behind commas, of proxies whose `X-Forwarded-For` is believed:"
+        " the audit then names the address behind them. Empty: the peer of the connection is named.",
+    )
     body_limit_bytes: int = Field(1_048_576, ge=1024, description="Largest accepted request body; a larger one is 413.")
     verdict_wait_s: float = Field(
         5.0, ge=0, le=60, description="How long a command's handler waits for its verdict before it answers 202."

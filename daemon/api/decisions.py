@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import Field
 
 from daemon import telemetry
-from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.api.context import ATTEMPT, CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Id
 from daemon.api.repeats import Repeatable, once
 from daemon.api.runs import RunPath, answer_run, missing_run, seen_head
@@ -27,6 +27,7 @@ from daemon.errors import Conflict, Forbidden, Invalid, NotFound
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.decide_approval import FORBIDDEN
 from daemon.machine.spec import MAX_FAULTS, Name, rounded
+from daemon.store.audit import Deed
 from daemon.store.once import Repeated
 
 Text = Annotated[str, Field(max_length=2000)]
@@ -182,6 +183,13 @@ async def _decide(
     if status not in of:
         if kind == "cancel":
             return await answer_run(request, run_id)
+        said = body.model_dump(exclude_none=True)
+        request[ATTEMPT] = Deed(
+            action=f"run.{kind}",
+            run_id=run_id,
+            step_id=said.get("step_id"),
+            comment=said.get("comment") or said.get("reason") or said.get("note"),
+        )
         raise Conflict(f"The run is {status}, not paused.", code="not_paused")
     context.bell.ring(run_id)
     return await _answer(request, run_id, command_id, started)

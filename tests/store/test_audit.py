@@ -18,7 +18,7 @@ from daemon.store.audit import Deed, note
 from daemon.store.commands import Commands, NewCommand
 from daemon.store.pool import Pool
 from daemon.store.trail import Search, Spot, Trail
-from tests.machine.scenario import WORKFLOW_ID, Story, acked, failed, step
+from tests.machine.scenario import WORKFLOW_ID, Story, acked, done, failed, step
 from tests.store.conftest import Book
 
 EVE = Origin(
@@ -180,6 +180,26 @@ async def test_a_line_is_its_run_s_or_its_agent_s_owner_s_unless_it_says_whose(b
         for deed in deeds:
             await note(connection, EVE, deed)
     assert [line["owner"] for line in await lines(book)] == ["ann", "bob", None, "joe"]
+
+
+async def test_each_attempt_keeps_the_arguments_that_it_was_made_with(book: Book) -> None:
+    told = {"path": "/srv/é", "depth": 2.0, "deep": {"list": [1, None, True]}}
+    first, second = step("a"), step("b")
+    first["tool_config"]["arguments"], second["tool_config"]["arguments"] = told, {}
+    story = await book.open(first, second)
+    story.hear(acked(story.req), failed(story.req, "broken", "why"))
+    story.say("resume")
+    story.hear(acked(story.req), done(story.req, {"n": 1}))
+    await book.write(story)
+    kept = [
+        (row["step_index"], row["attempt"], row["state"], orjson.loads(row["arguments"]))
+        for row in await book.rows("workflow_run_attempts", story.run.id)
+    ]
+    assert sorted(kept, key=lambda one: one[:2]) == [
+        (0, 0, "failed", told),
+        (0, 1, "done", told),
+        (1, 0, "intent", {}),
+    ]
 
 
 LIMIT = 50
