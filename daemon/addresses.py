@@ -1,6 +1,7 @@
 """Addresses as settings hold them: checked where they are read, because the drivers would each find other words.
 
-Used by ``config`` alone. Each check takes what was given and returns it, or raises ValueError saying what it must be.
+Used by ``config``, which passes ``mask`` on. Each check takes what was given and returns it, or raises ValueError
+saying what it must be.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ def networks(text: str) -> str:
     """``networks_of``, as text that can be read so."""
     networks_of(text)
     return text
+
+
+def mask(url: str) -> str:
+    """A URL, or several behind commas, fit for logs: passwords are replaced by ``****``."""
+    if len(several := re.split(r",(?=(?:[\w.-]+=)?https?://)", url)) > 1:
+        return ",".join(map(mask, several))
+    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1****", url)
 
 
 def jwks_url(text: str) -> str:

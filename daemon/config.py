@@ -7,7 +7,6 @@ The only reader of the environment. Each field carries its unit in its name and 
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from daemon import addresses
+from daemon.addresses import mask as mask
 from daemon.errors import SetupError
 
 PREFIX = "RUNWARDEN_"
@@ -372,14 +372,6 @@ def effective(settings: Settings) -> dict[str, str]:
             value = plain if "://" in plain else ("****" if plain else "")
         shown[entry.env] = mask(str(value))
     return shown
-
-
-def mask(url: str) -> str:
-    """A URL, or several behind commas, fit for logs: passwords are replaced by ``****``."""
-    if len(several := re.split(r",(?=(?:[\w.-]+=)?https?://)", url)) > 1:
-        return ",".join(map(mask, several))
-    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1****", url)
 
 
 def reference_markdown() -> str:
