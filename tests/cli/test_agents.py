@@ -77,8 +77,8 @@ async def test_many_agents_are_bound_at_once_and_again(people: dict[str, Person]
     assert json.loads(told.stderr)["error"]["code"] == "not_all_bound"
     told = await root.says("agent", "bind", "--file", "-", "--owner", "bob", "--transfer", answer=lines)
     assert told.stdout.splitlines() == [
-        "laptop unchanged to ann",
-        "tablet unchanged to bob",
+        "laptop unchanged: ann has it",
+        "tablet unchanged: bob has it",
         "phone transferred to ann",
     ]
     owners = {one["agent_id"]: one["owner"] for one in (await root.gets("agent", "list"))["items"]}
