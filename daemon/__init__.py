@@ -19,15 +19,17 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
-                log, migrate; agents, grants, policies, holds, and entitlements, what one caller has of them; import_v0 (v0_run, v0_history) brings v0's data over
+                log, migrate; agents, grants, policies, holds, and entitlements, what one caller has of them;
+                import_v0 (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
     api/        app (all routes, each with its declaration), gate, workflows, runs, decisions, bulk, verdicts, feed,
-                stream, ops; agents, grants, agent_tokens, policies, holds: who may do what (permits: not at all), over
-                reach, which asks the Gateways and calls no tool; contract, intake, answers and openapi make a declaration validate and document; pages,
-                selection and repeats (Idempotency-Key) are shared; ``front`` puts them together
+                stream, ops; agents, grants, agent_tokens, policies, holds: who may do what (permits: who not), over
+                reach, which asks the Gateways and calls no tool; contract, intake, answers and openapi make a
+                declaration validate and document; pages, selection and repeats (Idempotency-Key) are shared;
+                ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, errors, counting, telemetry, auth are small and stand alone
