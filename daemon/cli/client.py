@@ -86,10 +86,6 @@ class Api:
         """Take a resource away; not repeated, since the second time it would not be there."""
         return (await self._call("DELETE", path, tries=1)).body
 
-    async def delete(self, path: str) -> dict[str, Any]:
-        """End a resource; twice is as once."""
-        return (await self._call("DELETE", path)).body
-
     async def make(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create what is shown once; not repeated, since each time would make another."""
         return (await self._call("POST", path, body, tries=1)).body
