@@ -117,7 +117,7 @@ async def bind(request: web.Request, path: AgentPath, body: NewBinding) -> web.R
         owned_by=None if caller.admin else caller.user_id,
     )
     if done != "unchanged":
-        context.authority_changed()
+        await context.authority_changed()
     await _tell_versions(request, path.agent_id)
     return json_response({"agent_id": path.agent_id, "owner": body.owner, "outcome": done})
 
@@ -127,7 +127,7 @@ async def unbind(request: web.Request, path: AgentPath) -> web.Response:
     context = request.app[CONTEXT]
     was = await context.agents.unbind(path.agent_id, request[ORIGIN])
     if was is not None:
-        context.authority_changed()
+        await context.authority_changed()
     await _tell_versions(request, path.agent_id)
     return json_response(
         {"agent_id": path.agent_id, "owner": None, "outcome": "unbound" if was is not None else "unchanged"}

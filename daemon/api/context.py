@@ -13,6 +13,7 @@ from daemon.api.reach import Reach
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
 from daemon.config import Gateway, Http
+from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
 from daemon.store.approvals import Approvals
 from daemon.store.audit import Deed
@@ -60,9 +61,11 @@ class Context:
     policies: Policies
     holds: Holds
     entitlements: Entitlements
+    nudge: Nudge
 
-    def authority_changed(self) -> None:
+    async def authority_changed(self) -> None:
         """Who may do what has changed, and is committed: a hint for the runners, which find it out anyway."""
+        await self.nudge.give()
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

@@ -23,6 +23,7 @@ from daemon.fabric.bus import Bus
 from daemon.fabric.client import Client
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
+from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
 from daemon.store.approvals import Approvals
 from daemon.store.commands import Commands
@@ -89,6 +90,7 @@ class Front:
                 policies=Policies(pool),
                 holds=Holds(pool),
                 entitlements=Entitlements(pool),
+                nudge=Nudge(redis, keys),
             ),
             ops_only=ops_only,
         )

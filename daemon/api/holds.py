@@ -65,7 +65,7 @@ async def hold(request: web.Request, body: NewHold) -> web.Response:
         by_admin=caller.admin,
         origin=request[ORIGIN],
     )
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(stands))
 
 
@@ -83,7 +83,7 @@ async def release(request: web.Request, path: HoldPath) -> web.Response:
         fault = Forbidden("An admin holds it: only an admin releases it.", code="held_by_admin")
         deed = Deed(action="hold.released", agent_id=found.target, owner=caller.user_id, target=str(found.id))
         refused(request, fault, deed)
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(released))
 
 
