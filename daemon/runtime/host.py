@@ -249,7 +249,12 @@ class Host:
             for turn in gone:
                 self._residents.drop(turn.actor, turn.entries)
             batch = [turn for turn in batch if turn not in gone] if gone else batch
-            outcomes = await lane.commit([turn.transition for turn in batch if turn.transition is not None])
+            started = self._clock.monotonic()
+            transitions = [turn.transition for turn in batch if turn.transition is not None]
+            outcomes = await lane.commit(transitions)
+            for one in transitions:
+                if one.authority is not None and one.run_id in outcomes.committed:
+                    self._authority.confirmed(one.authority, started)
             committed = [turn for turn in batch if self._concluded(turn, outcomes)]
             if committed:
                 self._done.put_nowait(committed)
