@@ -23,8 +23,8 @@ from daemon.machine.state import Run
 from daemon.runtime.catalogue import Catalogue
 from daemon.telemetry import log
 
-AGENTS_KEPT = 10_000
-GROUNDS_KEPT = 50_000
+AGENTS_KEPT = 50_000
+GROUNDS_KEPT = 100_000
 
 
 class AuthorityRecords(Protocol):
@@ -202,6 +202,8 @@ class Authority:
         moved = said.version != self._version
         if moved or self._stale:
             self._grounds.clear()
+        if moved:  # one that another reading brought meanwhile is of an older version
+            self._agents.clear()
         self._agents.update(said.agents)
         while len(self._agents) > AGENTS_KEPT:
             self._agents.popitem(last=False)

@@ -369,6 +369,8 @@ class Host:
             return
         if owes:
             self._sender.send_owed(actor)
+        if not actor.run.in_flight and self._authority.lacks(actor.run):
+            actor.rung = actor.rung or "h"  # what was not known may be all that it waits for
         if self._may_leave(actor):
             self._ownership.let_go(actor)
             return
