@@ -88,6 +88,8 @@ class Authority:
         self._grounds: dict[tuple[str, tuple[str, ...], bool, str, str], tuple[Ground, int | None]] = {}
         self._learned = 0
         """The catalogue's ``changes`` that ``_grounds`` knows of."""
+        self._readings = self._read = 0
+        """How many readings were begun, and which of them stands."""
         self._hint = asyncio.Event()
 
     def lacks(self, run: Run) -> bool:
@@ -113,21 +115,21 @@ class Authority:
         steps = [step for run in runs for step in run.spec.steps[run.step_index : run.step_index + 2]]
         wanted = {step.tool_config.agent_id for step in steps}
         if self._stale or not wanted <= self._agents.keys():
-            await self._read(wanted)
+            await self._read_anew(wanted)
         await self._catalogue.learn(sorted({step.tool_config.agent_id for step in steps if self._lacks(step)}))
 
     def grounds(self, run: Run) -> RunGrounds:
         """The grounds of a run's calls by the version that is known here."""
         return RunGrounds(self, self._version, run)
 
-    def allows(self, run: Run, invoke: Invoke) -> bool:
+    def allows(self, run: Run, call: Invoke) -> bool:
         """Whether the call may leave this moment: nothing bars or holds it, and it is what was approved, if it was."""
-        ground = self.ground(run, invoke.agent_id, invoke.tool_name)
+        ground = self.ground(run, call.agent_id, call.tool_name)
         if ground is None or ground.barred is not None or ground.held is not None:
             return False
         if self._stale or self._clock.monotonic() - self._confirmed_at >= CERTAIN_S:
             return False
-        return invoke.as_approved and (invoke.approved is not None or not ground.traits.requires_approval)
+        return call.as_approved and (call.approved is not None or not ground.traits.requires_approval)
 
     def ground(self, run: Run, agent_id: str, tool: str) -> Ground | None:
         """What stands about one call; None: not known."""
@@ -190,15 +192,18 @@ class Authority:
         started = self._clock.monotonic()
         version = self._version if self._stale else await self._records.version()
         if self._stale or version != self._version:
-            await self._read(())
+            await self._read_anew(())
         else:
             self.confirmed(version, started)
 
-    async def _read(self, wanted: Iterable[str]) -> None:
+    async def _read_anew(self, wanted: Iterable[str]) -> None:
         known, started = list(self._agents), self._clock.monotonic()
+        self._readings += 1
+        reading = self._readings
         said = await self._records.read(sorted({*known, *wanted}))
-        if said.version < self._version:  # an older answer that came late
+        if reading < self._read:  # one that began later was answered first
             return
+        self._read = reading
         moved = said.version != self._version
         if moved or self._stale:
             self._grounds.clear()

@@ -11,7 +11,7 @@ import pytest
 import uuid_utils.compat as uuid7
 from msgspec.structs import replace
 
-from daemon.auth.caller import Origin
+from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import Command, CommandId, CommandKind, RunId, Who
 from daemon.store import quarantine, trail
 from daemon.store.audit import Deed, note
@@ -51,7 +51,7 @@ async def lines(book: Book, *but: str) -> list[dict[str, Any]]:
 
 
 async def test_an_owner_reads_with_which_roles_and_groups_a_word_was_said(book: Book) -> None:
-    story = await book.open(step("a", manual=True))
+    story = await book.open(step("a", manual=True, approvers=["user:eve"]))
     await book.write(story)
     told = Who(
         roles=EVE.roles, groups=EVE.groups, via="token:0190", address="192.0.2.7", client="curl/8 (é)"
@@ -64,7 +64,7 @@ async def test_an_owner_reads_with_which_roles_and_groups_a_word_was_said(book: 
         "reject",
         {"step_id": "a"},
         run_id=story.run.id,
-        user_id="ann",
+        by=Caller("ann"),
         origin=EVE,
         of=("paused",),
         sees_pause=True,
@@ -133,7 +133,7 @@ async def test_each_verdict_is_one_line_with_all_that_was_said(book: Book, kind:
 
 
 async def test_a_refused_word_is_a_line_with_its_code(book: Book) -> None:
-    story = await book.open(step("a", manual=True))
+    story = await book.open(step("a", manual=True, approvers=["user:eve"]))
     await book.write(story)
     first, second = [await said(book, story, kind, step_id="a") for kind in ("approve", "reject")]
     story.turn(commands=[first, second])
@@ -144,7 +144,7 @@ async def test_a_refused_word_is_a_line_with_its_code(book: Book) -> None:
 
 
 async def test_a_commit_that_is_repeated_leaves_no_second_line(book: Book) -> None:
-    story = await book.open(step("a", manual=True))
+    story = await book.open(step("a", manual=True, approvers=["user:eve"]))
     await book.write(story)
     word = await said(book, story, "resume")
     story.turn(commands=[replace(word, seen_seq=99)])  # refused: it moves nothing, so a lost reply leads to a repeat
@@ -156,7 +156,10 @@ async def test_a_commit_that_is_repeated_leaves_no_second_line(book: Book) -> No
 
 
 async def test_what_does_not_pass_the_fence_leaves_no_line(book: Book) -> None:
-    story, other = await book.open(step("a", manual=True)), await book.open(step("a", manual=True))
+    story, other = (
+        await book.open(step("a", manual=True, approvers=["user:eve"])),
+        await book.open(step("a", manual=True, approvers=["user:eve"])),
+    )
     await book.write(story, other)
     before = await lines(book)
     for one in (story, other):
