@@ -100,7 +100,7 @@ def book_url(book: Book) -> str:
 
 
 WORDS: dict[CommandKind, dict[str, Any]] = {
-    "approve": {"step_id": "a", "digest": "sha256:12", "comment": "looked at it"},
+    "approve": {"step_id": "a", "comment": "looked at it"},
     "reject": {"step_id": "a", "reason": "looked at it"},
     "resume": {},
     "skip": {"step_id": "a", "reason": "looked at it"},
@@ -111,12 +111,15 @@ WORDS: dict[CommandKind, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", WORDS)
 async def test_each_verdict_is_one_line_with_all_that_was_said(book: Book, kind: CommandKind) -> None:
-    story = await book.open(step("a", manual=kind in ("approve", "reject")))
+    asked = {"manual": True, "approvers": ["user:eve"]} if kind in ("approve", "reject") else {}
+    story = await book.open(step("a", **asked))
     await book.write(story)
+    digest = story.run.revision.digest if story.run.revision is not None else None
     if not story.run.paused_reason:
         story.hear(acked(story.req), failed(story.req, "broken", "why"))
         await book.write(story)
-    word = await said(book, story, kind, **WORDS[kind])
+    given = {"digest": digest} if kind == "approve" else {}
+    word = await said(book, story, kind, **WORDS[kind], **given)
     story.turn(commands=[word])
     await book.write(story)
     (line,) = await lines(book, "run.start")
@@ -124,7 +127,8 @@ async def test_each_verdict_is_one_line_with_all_that_was_said(book: Book, kind:
     assert (line["action"], line["outcome"], line["code"]) == (f"run.{kind}", "applied", None)
     assert (line["run_id"], line["owner"]) == (story.run.id, "ann")
     assert line["step_id"] == WORDS[kind].get("step_id")
-    assert line["digest"] == WORDS[kind].get("digest")
+    assert line["digest"] == digest
+    assert line["agent_id"] == ("agent-1" if digest is not None else None)
     assert line["comment"] == ("looked at it" if kind != "resume" else None)
     seen = {"seen_seq": word.seen_seq} if word.seen_seq is not None else {}
     assert orjson.loads(line["detail"]) == {"command_id": str(word.id), "applied_seq": story.run.last_seq} | seen
