@@ -6,8 +6,8 @@ a plan under which it soon will. A mutation is a context manager; outside it eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +15,7 @@ from unittest.mock import patch
 from msgspec.structs import replace as changed
 
 from daemon.errors import StoreUnavailable
-from daemon.machine import decide
+from daemon.machine import decide, decide_approval, decision
 from daemon.machine.commands import Epoch
 from daemon.machine.effects import Effect, effects
 from daemon.machine.state import Run
@@ -23,6 +23,7 @@ from daemon.runtime import actor as actor_room
 from daemon.runtime.actor import Actor
 from daemon.runtime.host import Host
 from daemon.runtime.ownership import Ownership
+from daemon.runtime.sender import Sender
 from daemon.runtime.sweep import Sweep
 from tests.sim.faults import Plan
 from tests.sim.postgres import Postgres
@@ -52,10 +53,10 @@ def no_fence() -> AbstractContextManager[Any]:
 def no_freshness_check() -> AbstractContextManager[Any]:
     """A call is written however old the lease."""
 
-    def permit(self: Host, actor: Actor, effect: Effect) -> bool:
-        return bool(self._intending) and self._residents.get(actor.id) is actor
+    def permit(self: Sender, actor: Actor, effect: Effect) -> bool:
+        return self.intending and self._residents.get(actor.id) is actor
 
-    return patch.object(Host, "_permit", permit)
+    return patch.object(Sender, "_permit", permit)
 
 
 def letters_deleted_first() -> AbstractContextManager[Any]:
@@ -111,12 +112,20 @@ def sent_again_after_a_crash() -> AbstractContextManager[Any]:
 
 def decided_without_the_seen_seq() -> AbstractContextManager[Any]:
     """Whatever its author saw, a command is decided on the pause of the moment."""
-    check = decide._not_at_that_pause
+    check = decision.not_at_that_pause
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        with (
+            patch.object(decide, "not_at_that_pause", careless),
+            patch.object(decide_approval, "not_at_that_pause", careless),
+        ):
+            yield
 
     def careless(run: Run, command: Any) -> Any:
         return check(run, changed(command, seen_seq=run.paused_seq))
 
-    return patch.object(decide, "_not_at_that_pause", careless)
+    return broken()
 
 
 def letters_deleted_unasked() -> AbstractContextManager[Any]:

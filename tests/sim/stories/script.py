@@ -9,9 +9,9 @@ import orjson
 
 from daemon.fabric.inbox import Post
 from daemon.machine.commands import Mark, RunId
+from tests.sim.authority import AGENT
 from tests.sim.faults import Plan
-from tests.sim.gateway import AGENT
-from tests.sim.postgres import RunRow
+from tests.sim.rows import RunRow
 from tests.sim.universe import Universe
 
 LOOK_S = 0.002
