@@ -52,6 +52,8 @@ class Authority:
         self._changed = changed
         self._version = 0
         self._stale = True
+        self._woken = 0
+        """The version for which the passive runs that a hold keeps were woken."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._policies: tuple[Policy, ...] = ()
         self._holds: tuple[Hold, ...] = ()
@@ -147,6 +149,7 @@ class Authority:
             try:
                 if self._stale or await self._records.version() != self._version:
                     await self._read(())
+                await self._wake_held()
             except StoreUnavailable as fault:
                 log.warning("authority cannot be read", fault=str(fault))
 
@@ -164,8 +167,15 @@ class Authority:
         self._version, self._policies, self._holds = said.version, said.policies, said.holds
         self._stale = False
         if moved:
-            await self._records.wake_held()
             self._changed()
+            await self._wake_held()
+
+    async def _wake_held(self) -> None:
+        """Once for each version, and again until Postgres has said yes."""
+        version = self._version
+        if self._woken < version:
+            await self._records.wake_held()
+            self._woken = version
 
 
 class RunGrounds:
