@@ -14,7 +14,7 @@ import orjson
 from msgspec.structs import replace
 
 from daemon.machine.approval import Revision
-from daemon.machine.commands import ReqId, RunId
+from daemon.machine.commands import Command, ReqId, RunId
 from daemon.machine.evolve import evolve
 from daemon.machine.record import Transition
 from daemon.machine.spec import parse_spec
@@ -27,10 +27,12 @@ from tests.sim.rows import RunRow, new_run_like
 
 FREE_OF_PAUSE = {"start", "cancel"}
 """Commands that concern no pause."""
-WORDS = {"approve", "resume", "edit"}
-"""Commands that may be right and change nothing: who said yes before, or edits nothing."""
-MOVES = {"step.approved", "step.edited", "run.resumed"}
-"""What ends a pause by such a word; a vote that is not the last ends none."""
+WORDS = {
+    "approve": {"step.approved"},
+    "resume": {"step.approved", "run.resumed"},
+    "edit": {"step.edited"},
+}
+"""Commands that may be right and end no pause, and what tells that they did: a vote is often not the last one."""
 
 
 def judge(servers: Servers) -> list[str]:
@@ -115,6 +117,7 @@ def a_run_ends_at_most_once(row: RunRow) -> Iterator[str]:
 def commands_get_one_verdict(row: RunRow) -> Iterator[str]:
     """Each exactly one, and whoever decides a pause saw that pause; no two decide the same."""
     decided: Counter[int | None] = Counter()
+    claimed: set[int] = set()
     befores = {after.last_seq: before for before, after in _replay(row)}
     for kept in row.commands:
         command, verdicts = kept.command, {verdict for verdict, _ in kept.verdicts}
@@ -124,8 +127,11 @@ def commands_get_one_verdict(row: RunRow) -> Iterator[str]:
         (verdict, transition), *_ = kept.verdicts
         if not verdict.applied or command.kind in FREE_OF_PAUSE:
             continue
-        if command.kind in WORDS and not _acted(command.issued_by, transition):
-            continue
+        if command.kind in WORDS:
+            ends = set(_ends(command, transition)) - claimed
+            if not ends:
+                continue
+            claimed.add(min(ends))
         decided[command.seen_seq] += 1
         seqs = range(transition.expected_seq + 1, transition.run.last_seq + 1)
         if not any(_leaves_pause(befores.get(seq), command.seen_seq) for seq in seqs):
@@ -135,9 +141,11 @@ def commands_get_one_verdict(row: RunRow) -> Iterator[str]:
             yield f"the pause at {seen} was decided {times} times"
 
 
-def _acted(by: str, transition: Transition) -> bool:
-    """Whether this person's word ended a pause in that transition."""
-    return any(event.event_type in MOVES and orjson.loads(event.payload)["by"] == by for event in transition.events)
+def _ends(command: Command, transition: Transition) -> Iterator[int]:
+    """The events of that transition by which this person's word ended a pause."""
+    for event in transition.events:
+        if event.event_type in WORDS[command.kind] and orjson.loads(event.payload)["by"] == command.issued_by:
+            yield event.seq
 
 
 def _leaves_pause(before: Run | None, seen_seq: int | None) -> bool:

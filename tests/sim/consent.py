@@ -37,7 +37,8 @@ def judge(servers: Servers) -> list[str]:
 
 
 def no_call_is_intended_against_the_rules(servers: Servers) -> Told:
-    """Each intent was decided by the version that stood at its commit, and that version neither bars nor holds it."""
+    """Each intent was decided by the version that stood at its commit, and that version neither bars nor holds it, nor
+    asks for an approval that it has not got."""
     for row in servers.store.runs.values():
         for intent in row.intents:
             if intent.named != intent.standing:
@@ -45,6 +46,9 @@ def no_call_is_intended_against_the_rules(servers: Servers) -> Told:
             tool = _spec(row, intent).tool_config.tool_name
             for why in servers.store.authority.of(intent.standing).forbid(row.head.user_id, tool):
                 yield row, f"{_step(intent)} was intended although {why}"
+            gated = servers.store.authority.of(intent.standing).gates(_spec(row, intent))
+            if gated and not _approved(row, intent.step_index, intent.at):
+                yield row, f"{_step(intent)} was intended although somebody must approve it"
 
 
 def no_call_leaves_against_what_its_host_knows(servers: Servers) -> Told:
@@ -59,7 +63,7 @@ def no_call_leaves_against_what_its_host_knows(servers: Servers) -> Told:
         rules = authority.of(known)
         for why in rules.forbid(row.head.user_id, write.call.tool_name):
             yield row, f"{_step(intent)} left {write.host}, which knew that {why}"
-        if rules.gates(_spec(row, intent)) and (_newest(row, intent.step_index, write.at) or NONE).state != "approved":
+        if rules.gates(_spec(row, intent)) and not _approved(row, intent.step_index, write.at):
             yield row, f"{_step(intent)} left {write.host}, which knew that somebody must approve it"
 
 
@@ -114,7 +118,6 @@ CHECKS: Sequence[Callable[[Servers], Told]] = (
     nothing_gated_leaves_unapproved,
     a_revision_is_decided_once,
 )
-NONE = ApprovalRow(*(None,) * len(ApprovalRow._fields))  # type: ignore[arg-type] # nothing was frozen
 
 
 def _writes(servers: Servers) -> Iterator[tuple[RunRow, Write, Intent]]:
@@ -126,6 +129,11 @@ def _writes(servers: Servers) -> Iterator[tuple[RunRow, Write, Intent]]:
             intents = [one for one in row.intents if one.req_id == req_id and one.at <= write.at] if row else []
             if row is not None and intents:
                 yield row, write, intents[-1]
+
+
+def _approved(row: RunRow, step_index: int, at: float) -> bool:
+    newest = _newest(row, step_index, at)
+    return newest is not None and newest.state == "approved"
 
 
 def _newest(row: RunRow, step_index: int, at: float) -> ApprovalRow | None:

@@ -25,6 +25,7 @@ from daemon.runtime.host import Host
 from daemon.runtime.ownership import Ownership
 from daemon.runtime.sender import Sender
 from daemon.runtime.sweep import Sweep
+from tests.sim import forgeries
 from tests.sim.faults import Plan
 from tests.sim.postgres import Postgres
 from tests.sim.redis import Redis
@@ -43,6 +44,7 @@ class Case:
 
 CRASHES = Plan(crash=0.012, keeps_results=True, odd_tools=0.2)
 STOPS = Plan(stop=0.02, odd_tools=0.0)
+EDICTS = Plan(edicts=20, people=3, terms=0.8, odd_tools=0.1, runs=6)
 
 
 def no_fence() -> AbstractContextManager[Any]:
@@ -162,7 +164,9 @@ MUTATIONS: dict[str, Case] = {
         no_freshness_check, ("nothing_leaves_under_a_stale_lease",), replace(STOPS, slow=0.05)
     ),
     "delete letters before commit": Case(
-        letters_deleted_first, ("no_result_is_lost",), replace(CRASHES, keeps_results=False)
+        letters_deleted_first,
+        ("no_result_is_lost",),
+        replace(CRASHES, keeps_results=False, crash=0.02, hosts=3, runs=6),
     ),
     "remember effects instead of deriving": Case(
         effects_remembered, ("no_result_goes_unasked",), replace(CRASHES, event_lost=0.3)
@@ -174,4 +178,15 @@ MUTATIONS: dict[str, Case] = {
     "decide without the seen seq": Case(
         decided_without_the_seen_seq, ("commands_get_one_verdict",), Plan(people=2, odd_tools=0.7, runs=3)
     ),
+    "commit without the authority's fence": Case(
+        forgeries.no_authority_fence, ("no_call_is_intended_against_the_rules",), EDICTS
+    ),
+    "keep votes on an edit": Case(forgeries.votes_kept_on_edit, ("a_revision_is_decided_once",), EDICTS),
+    "approve without comparing digests": Case(forgeries.digest_not_compared, ("a_revision_is_decided_once",), EDICTS),
+    "ignore the quorum": Case(forgeries.quorum_ignored, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "let anybody approve": Case(forgeries.anybody_approves, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "approved once, for ever": Case(forgeries.approved_for_ever, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "send what was not approved": Case(forgeries.another_call_sent, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "gate nothing by policy": Case(forgeries.nothing_is_gated, ("no_call_is_intended_against_the_rules",), EDICTS),
+    "wake nobody after a hold": Case(forgeries.held_for_ever, ("is held by nothing",), EDICTS),
 }

@@ -22,7 +22,7 @@ from tests.sim.loop import World
 KINDS = get_args(CommandKind)
 PRESSES: Mapping[str | None, tuple[str, ...]] = {
     None: ("nothing",) * 12 + ("cancel", "approve", "resume"),
-    "awaiting_approval": ("approve",) * 8 + ("edit", "edit", "reject", "resume", "cancel", "skip"),
+    "awaiting_approval": ("approve",) * 9 + ("edit",) * 4 + ("reject", "resume", "cancel", "skip"),
     "step_failed": ("resume",) * 4 + ("cancel", "approve", "skip", "skip", "mark_done"),
     "outcome_unknown": ("resume",) * 4 + ("cancel", "skip", "mark_done"),
     "engine_interrupted": ("resume", "cancel"),

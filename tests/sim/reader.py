@@ -5,11 +5,12 @@ Nothing in the daemon needs it; the checkers do, because only what stands in the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, get_args
 
 import orjson
 from msgspec import convert
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from daemon.machine.approval import Difference, Revision, Vote
 from daemon.machine.commands import Mark, Who
@@ -42,6 +43,12 @@ def _fits(body: dict[str, Any], marks: dict[str, Any]) -> bool:
     return all(name in body and value in (..., body[name]) for name, value in marks.items())
 
 
+@lru_cache
+def _fields(kind: Any) -> tuple[FieldInfo, ...]:
+    """msgspec reads the annotations anew each time."""
+    return fields(kind)
+
+
 def _told(kind: Any, body: dict[str, Any], at: int) -> dict[str, Any]:
     error = body.get("error") or {}
     known = body | {"error_code": error.get("code"), "error_message": error.get("message")} if "error" in body else body
@@ -58,7 +65,7 @@ def _told(kind: Any, body: dict[str, Any], at: int) -> dict[str, Any]:
     if kind in (StepPaused, StepEdited):
         known = known | {"revision": _revision(known) if "revision" in known else None}
     values: dict[str, Any] = {}
-    for one in fields(kind):
+    for one in _fields(kind):
         name = ALIASES.get(one.name, one.name)
         if name in known:
             values[one.name] = known[name]

@@ -172,7 +172,7 @@ class Universe:
             "approvers": lots.choice(APPROVERS),
             "quorum": lots.choice((1, 2)),
             "forbid_self": lots.random() < 0.3,
-            "allow_edit": lots.random() < 0.5,
+            "allow_edit": lots.random() < 0.7,
             "expires_in_ms": lots.choice((None, None, 1500, 4000)),
             "on_expiry": lots.choice(("reject", "stay")),
         }
@@ -239,14 +239,26 @@ class Universe:
     def _edict(self) -> None:
         """Somebody changes who may do what, and mostly changes it back soon."""
         name, for_s = self._lots.choice(list(MEASURES)), self._lots.uniform(0.1, 4)
+
+        def over() -> None:
+            self.enact(name, back=True)
+            self.hint(0.5)
+
         if self.chance.trouble:
             self.enact(name)
-            self.world.after(for_s, lambda: self.enact(name, back=True))
+            self.hint(0.5)
+            self.world.after(for_s, over)
 
     def enact(self, name: str, *, back: bool = False) -> None:
-        """Take a measure, or take it back."""
+        """Take a measure, or take it back; as nobody tells the hosts, each finds out for itself."""
         self.note(OWNER, name, "is over" if back else "")
         self.servers.store.authority.take(name, at=self.world.now, back=back)
+
+    def hint(self, chance: float = 1.0) -> None:
+        """Tell the hosts that somebody changed something, each with that chance."""
+        for host in self.hosts:
+            if not host.gone and (chance >= 1 or self._lots.random() < chance):
+                host.runner.authority_changed()
 
     def _loses_hint(self, hint: str) -> bool:
         lost = self.chance.hits(self.plan.hint)
