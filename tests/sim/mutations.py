@@ -158,6 +158,17 @@ def nobody_called_after_a_fallen_lease() -> AbstractContextManager[Any]:
     return patch.object(Redis, "_release", polite)
 
 
+def leases_in_doubt_kept() -> AbstractContextManager[Any]:
+    """A node that leaves gives back the leases of its runs, and no lease of a run that has left it meanwhile."""
+    hand_over = Ownership.hand_over
+
+    async def forgetful(self: Ownership) -> int:
+        self._doubted = {}
+        return await hand_over(self)
+
+    return patch.object(Ownership, "hand_over", forgetful)
+
+
 MUTATIONS: dict[str, Case] = {
     "no fence": Case(no_fence, ("two events", "seq_is_dense", "for ever"), STOPS),
     "no freshness check before the write": Case(
