@@ -66,7 +66,7 @@ def _why_restless(servers: Servers, run_id: RunId, row: RunRow) -> Iterator[str]
     late = run_id in servers.redis.lost_offers and row.head.unsettled is None
     if servers.redis.inboxes.get(run_id) and not late:
         yield f"is {status} and has letters that nobody reads"
-    if row.head.paused_reason == "held" and not servers.store.authority.rules.holding(row.head.user_id):
+    if servers.store.waits_in_vain(row):
         yield "is held by nothing"
     if row.owner is not None:
         yield f"is {status} and owned by {row.owner}"

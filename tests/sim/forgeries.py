@@ -124,14 +124,20 @@ def decided_unfenced() -> AbstractContextManager[Any]:
 
 
 def turns_overlooked() -> AbstractContextManager[Any]:
-    """When a hold ends, only those are looked at again that are known to be held, and no turn under way."""
+    """When a hold ends, only those are looked at again that are known to be held, and no turn under way; and whoever
+    lets a run go asks nothing."""
 
     def look_again(self: Host) -> None:
         for actor in self._residents:
             if actor.run.paused_reason == "held":
                 self._residents.ring_here(actor, "h")
 
-    return patch.object(Host, "look_again", look_again)
+    @contextmanager
+    def broken() -> Iterator[None]:
+        with patch.object(Host, "look_again", look_again), let_go_unasked():
+            yield
+
+    return broken()
 
 
 def woken_at_most_once() -> AbstractContextManager[Any]:
@@ -143,3 +149,14 @@ def woken_at_most_once() -> AbstractContextManager[Any]:
             await self._records.wake_held()
 
     return patch.object(Authority, "_wake_held", once)
+
+
+def let_go_unasked() -> AbstractContextManager[Any]:
+    """Who lets a held run go believes what it read of the hold."""
+    release = Postgres.release
+
+    def trusting(self: Postgres, given: Any) -> Any:
+        with patch.object(Postgres, "waits_in_vain", lambda self, row: False):
+            return release(self, given)
+
+    return patch.object(Postgres, "release", trusting)

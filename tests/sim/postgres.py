@@ -95,9 +95,14 @@ class Postgres:
         for run_id, epoch, owner, wake_at, last_seq in given:
             if self.holds(run_id, epoch, owner) and self.runs[run_id].head.last_seq == last_seq:
                 row = self.runs[run_id]
-                row.owner, row.wake_at, row.recoveries = None, wake_at, 0
+                row.owner, row.recoveries = None, 0
+                row.wake_at = self.now_ms() if self.waits_in_vain(row) else wake_at
                 moved.add(run_id)
         return moved
+
+    def waits_in_vain(self, row: RunRow) -> bool:
+        """Whether the run is paused for a hold that is over."""
+        return row.head.paused_reason == "held" and not self.authority.rules.holding(row.head.user_id)
 
     def behind(self, known: Sequence[Known]) -> set[RunId]:
         """Runs of which an owner knows more than stands here. This server loses nothing, so there are none."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from tests.sim.forgeries import turns_overlooked, woken_at_most_once
+from tests.sim.forgeries import let_go_unasked, turns_overlooked, woken_at_most_once
 from tests.sim.stories.script import Story
 
 FOR_EVER = ("not quiet: run 1 is held by nothing",)
@@ -46,6 +46,33 @@ def test_a_hold_ends_while_postgres_is_away(engine: AbstractContextManager[None]
 
         held = lambda: story.row(run_id).head.paused_reason == "held" and story.at_rest(run_id)  # noqa: E731 - a sentence
         story.when(held, over)
+
+    story.world.at(1.5, tell)
+    with engine:
+        report = story.universe.play()
+    assert report.violations == (() if whole else FOR_EVER)
+
+
+@pytest.mark.parametrize(("engine", "whole"), [(nullcontext(), True), (let_go_unasked(), False)])
+def test_a_hold_ends_unheard_by_who_lets_its_run_go(engine: AbstractContextManager[None], whole: bool) -> None:
+    """The others woke whom they found, and this run had an owner; that one lets it go and is gone for ever."""
+    story = Story(hosts=2)
+    story.universe._replace_the_dead = lambda: None  # type: ignore[method-assign] # one that starts would look itself
+    story.enact("everything is held")
+
+    def tell() -> None:
+        run_id = story.run_of("quick")
+
+        def over() -> None:
+            owner = story.owner(run_id)
+            old, new = sorted(story.universe.hosts, key=lambda host: host.name != owner)
+            deaf = lambda what: story.world.host is old.loop and what == "authority version"  # noqa: E731 - a sentence
+            story.universe.chance.dealt = lambda what: "lost" if deaf(what) else "well"
+            story.universe.enact("everything is held", back=True)
+            new.runner.authority_changed()
+            story.when(lambda: story.owner(run_id) != owner, lambda: old.crash("it has let the run go"))
+
+        story.when(lambda: story.row(run_id).head.paused_reason == "held" and story.owner(run_id), over)
 
     story.world.at(1.5, tell)
     with engine:
