@@ -82,6 +82,8 @@ class Authority:
         self._stale = True
         self._confirmed_at = float("-inf")
         """When (monotonic s) the version was last known to stand."""
+        self._woken = 0
+        """The version for which the passive runs that a hold keeps were woken."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._policies: tuple[Policy, ...] = ()
         self._holds: tuple[Hold, ...] = ()
@@ -185,6 +187,7 @@ class Authority:
             self._hint.clear()
             try:
                 await self._look()
+                await self._wake_held()
             except StoreUnavailable as fault:
                 log.warning("authority cannot be read", fault=str(fault))
 
@@ -216,8 +219,15 @@ class Authority:
         self._stale = False
         self.confirmed(said.version, started)
         if moved:
-            await self._records.wake_held()
             self._changed()
+            await self._wake_held()
+
+    async def _wake_held(self) -> None:
+        """Once for each version, and again until Postgres has said yes."""
+        version = self._version
+        if self._woken != version:
+            await self._records.wake_held()
+            self._woken = version
 
 
 class RunGrounds:

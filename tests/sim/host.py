@@ -19,7 +19,7 @@ from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.runtime import hearing as hearing_room
 from daemon.runtime import runner as runner_room
 from gateway_client import Gateways
-from tests.sim import fabric, gateway, postgres
+from tests.sim import authority, fabric, gateway, postgres
 from tests.sim.faults import Chance, Far
 from tests.sim.line import Connection
 from tests.sim.loop import HostLoop, World
@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "ack_timeout_s": 4.0,
 }
 DOUBLES: dict[str, Any] = {
+    "AuthorityRecords": authority.AuthorityRecords,
     "Claims": postgres.Claims,
     "PassiveRuns": postgres.PassiveRuns,
     "Poison": postgres.Poison,
