@@ -50,6 +50,7 @@ DOUBLES: dict[str, Any] = {
     "Role": fabric.Role,
     "Beacon": fabric.Beacon,
     "Generation": fabric.Generation,
+    "Nudge": fabric.Nudge,
     "shining": fabric.shining,
     "waiting": fabric.waiting,
 }
@@ -150,6 +151,11 @@ class Host:
     def _part_ended(self, part: Any) -> None:
         if not self.gone and not part.cancelled() and part.exception() is not None:
             self._blame(f"{self.name}: {part.get_name()} died: {part.exception()!r}")
+
+    def nudged(self) -> None:
+        """It hears at once that authority has changed."""
+        nudge: Any = self.runner._nudge
+        nudge.nudged()
 
     def _line(self, servers: Servers, server: str, chance: Chance, *, journal: bool = False) -> Far:
         faults: dict[str, Callable[[str], Exception]] = {

@@ -258,7 +258,7 @@ class Universe:
         """Tell the hosts that somebody changed something, each with that chance."""
         for host in self.hosts:
             if not host.gone and (chance >= 1 or self._lots.random() < chance):
-                host.runner.authority_changed()
+                host.nudged()
 
     def _loses_hint(self, hint: str) -> bool:
         lost = self.chance.hits(self.plan.hint)

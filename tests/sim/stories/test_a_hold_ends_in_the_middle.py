@@ -69,7 +69,7 @@ def test_a_hold_ends_unheard_by_who_lets_its_run_go(engine: AbstractContextManag
             deaf = lambda what: story.world.host is old.loop and what == "authority version"  # noqa: E731 - a sentence
             story.universe.chance.dealt = lambda what: "lost" if deaf(what) else "well"
             story.universe.enact("everything is held", back=True)
-            new.runner.authority_changed()
+            new.nudged()
             story.when(lambda: story.owner(run_id) != owner, lambda: old.crash("it has let the run go"))
 
         story.when(lambda: story.row(run_id).head.paused_reason == "held" and story.owner(run_id), over)
