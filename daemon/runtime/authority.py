@@ -93,10 +93,7 @@ class Authority:
             return False
         if self._stale:
             return True
-        for step in run.spec.steps[run.step_index : run.step_index + 2]:
-            if self._lacks(step):
-                return True
-        return False
+        return any(map(self._lacks, run.spec.steps[run.step_index : run.step_index + 2]))
 
     def _lacks(self, step: StepSpec) -> bool:
         config = step.tool_config

@@ -164,7 +164,7 @@ class Residents:
             self._bell.set()
 
     def _set_timer(self) -> None:
-        """For the nearest alarm, unless it rings before: nearly each turn sets an alarm, few of them are the nearest."""
+        """For the nearest alarm, unless it rings before. Nearly each turn sets an alarm; few are the nearest."""
         if not self._alarms or self._timer_at <= self._alarms[0][0]:
             return
         if self._timer is not None:
