@@ -77,7 +77,7 @@ def new_run_like(run: Run) -> Run:
 
 def _step_state(row: StepRow) -> StepState:
     columns = row._asdict()
-    del columns["step_index"], columns["step_id"]
+    del columns["run_id"], columns["step_index"], columns["step_id"]
     return StepState(**{name.removesuffix("_ms"): value for name, value in columns.items()})
 
 
