@@ -10,19 +10,17 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
-from daemon.machine.wire import PREVIEW_CHARS
-from daemon.store.runs import AttemptView, RunItem, RunView
-
-_PENDING = {"status": "pending", "attempts": ()}
-"""What nothing happened to yet; one for all such steps."""
+from daemon.store.runs import RunItem, RunView, StepView
 
 
 class StepTold(NamedTuple):
-    """What is told of a step's spec."""
+    """What is told of a step's spec; ``key`` and ``call`` are the beginnings of JSON texts that name it."""
 
     id: str
     agent_id: str
     tool_name: str
+    key: str
+    call: str
 
 
 @lru_cache(maxsize=256)
@@ -30,8 +28,10 @@ def steps_of(snapshot: str) -> tuple[StepTold, ...]:
     """Of each step in turn. Runs of one workflow share a snapshot to the letter, so it is parsed once."""
     found = []
     for step in orjson.loads(snapshot)["steps"]:
-        tool = step["tool_config"]
-        found.append(StepTold(step["id"], tool["agent_id"], tool["tool_name"]))
+        step_id, tool = step["id"], step["tool_config"]
+        call = orjson.dumps({"agent_id": tool["agent_id"], "tool_name": tool["tool_name"]}).decode()[:-1] + ","
+        key = orjson.dumps(step_id).decode() + ":"
+        found.append(StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call))
     return tuple(found)
 
 
@@ -57,7 +57,7 @@ def run_shape(view: RunView) -> dict[str, Any]:
         "paused_reason": head.paused_reason,
         "current_step_index": head.current_step_index,
         "workflow_snapshot": orjson.Fragment(view.snapshot),
-        "steps_state": _steps_state(view),
+        "steps_state": orjson.Fragment(_steps_state(view)),
         "created_at": moment(head.created_at),
         "updated_at": moment(head.updated_at),
         "error_code": head.error_code,
@@ -86,37 +86,25 @@ def run_item(item: RunItem) -> dict[str, Any]:
     }
 
 
-def _steps_state(view: RunView) -> dict[str, Any]:
-    specs = steps_of(view.snapshot)
-    state: dict[str, Any] = dict.fromkeys((spec.id for spec in specs), _PENDING)
-    for step in view.steps:
-        entry: dict[str, Any] = {"status": step.status, "attempts": []}
-        if step.approved_at_ms is not None:
-            entry |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
-        if step.decided_at_ms is not None:
-            entry |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
-        state[step.step_id] = entry
+def _steps_state(view: RunView) -> str:
+    """By step, as JSON text: what is in it comes as text from Postgres, and a run may have a thousand steps."""
+    specs, states = steps_of(view.snapshot), {step.step_id: step for step in view.steps}
+    attempts: dict[int, list[str]] = {}
     for attempt in view.attempts:
-        spec = specs[attempt.step_index]
-        state[spec.id]["attempts"].append(_attempt(attempt, spec))
-    return state
+        attempts.setdefault(attempt.step_index, []).append(specs[attempt.step_index].call + attempt.told[1:])
+    entries = []
+    for index, spec in enumerate(specs):
+        made, step = ",".join(attempts.get(index, ())), states.get(spec.id)
+        status = "pending" if step is None else step.status
+        entries.append(f'{spec.key}{{"status":"{status}","attempts":[{made}]{_decided(step) if step else ""}}}')
+    return "{" + ",".join(entries) + "}"
 
 
-def _attempt(attempt: AttemptView, spec: StepTold) -> dict[str, Any]:
-    ended = attempt.ended_at_ms
-    return {
-        "req_id": attempt.req_id,
-        "agent_id": spec.agent_id,
-        "tool_name": spec.tool_name,
-        "attempt_index": attempt.attempt,
-        "state": attempt.state,
-        "start_ts": attempt.intended_at_ms // 1000,
-        "end_ts": ended // 1000 if ended is not None else None,
-        "ok": attempt.state == "done" if ended is not None else None,
-        "exit_code": attempt.exit_code,
-        "canceled": attempt.state == "canceled",
-        "error": orjson.Fragment(attempt.error) if attempt.error is not None else None,
-        "result_json": orjson.Fragment(attempt.result) if attempt.result is not None else None,
-        "result_preview": attempt.result[:PREVIEW_CHARS] if attempt.result is not None else None,
-        "log_preview": attempt.log_tail,
-    }
+def _decided(step: StepView) -> str:
+    """What people said of it: further members of a JSON object."""
+    told: dict[str, Any] = {}
+    if step.approved_at_ms is not None:
+        told |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
+    if step.decided_at_ms is not None:
+        told |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
+    return "," + orjson.dumps(told).decode()[1:-1] if told else ""
