@@ -38,12 +38,17 @@ GROUNDED = (AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited)
 
 
 class EventRow(NamedTuple):
+    """``payload`` is JSON text, ``at`` epoch ms."""
+
+    run_id: RunId
     seq: int
     event_type: str
-    payload: bytes
+    payload: str
+    at: int
 
 
 class StepRow(NamedTuple):
+    run_id: RunId
     step_index: int
     step_id: str
     status: str
@@ -162,7 +167,8 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        frames = frames_of(name_of(self.run.id), iso(self.at), self.events)
+        events = [(row.seq, row.event_type, row.payload) for row in self.events]
+        frames = frames_of(name_of(self.run.id), iso(self.at), events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
 
@@ -191,7 +197,8 @@ def record(
     grounded = False
     for event, run in happened:
         grounded = grounded or isinstance(event, GROUNDED)
-        rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
+        told = orjson.dumps(payload(event, run, at)).decode()
+        rows.append(EventRow(run.id, run.last_seq, event.type, told, at))
         req_id: ReqId | None = getattr(event, "req_id", None)
         if req_id is not None:
             notes = touched.get(req_id)
@@ -320,6 +327,7 @@ def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
 def _step_row(run: Run, index: int) -> StepRow:
     step = run.steps[index]
     return StepRow(
+        run.id,
         index,
         run.spec.steps[index].id,
         step.status,

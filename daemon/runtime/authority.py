@@ -86,6 +86,8 @@ class Authority:
         """The version for which the passive runs that a hold keeps were woken."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._policies: tuple[Policy, ...] = ()
+        self._requiring: tuple[Policy, ...] = ()
+        """Those of the policies that require approval."""
         self._holds: tuple[Hold, ...] = ()
         self._grounds: dict[tuple[str, tuple[str, ...], bool, str, str], tuple[Ground, int | None]] = {}
         self._learned = 0
@@ -100,16 +102,13 @@ class Authority:
             return False
         if self._stale:
             return True
-        steps, at = run.spec.steps, run.step_index
-        return any(self._lacks(step) for step in steps[at : at + 2])
+        return any(map(self._lacks, run.spec.steps[run.step_index : run.step_index + 2]))
 
     def _lacks(self, step: StepSpec) -> bool:
         config = step.tool_config
         if config.agent_id not in self._agents:
             return True
-        asks = step.approval_policy == "manual" or any(
-            policy.requires_approval and policy.fits(config.agent_id, config.tool_name) for policy in self._policies
-        )
+        asks = step.manual or any(policy.fits(config.agent_id, config.tool_name) for policy in self._requiring)
         return asks and not self._catalogue.fresh(config.agent_id)
 
     async def learn(self, runs: Iterable[Run]) -> None:
@@ -141,11 +140,11 @@ class Authority:
         if self._learned != self._catalogue.changes or len(self._grounds) > GROUNDS_KEPT:
             self._grounds.clear()
             self._learned = self._catalogue.changes
-        now = self._clock.now()
         key = (run.user_id, run.groups, run.admin, agent_id, tool)
         known = self._grounds.get(key)
-        if known is not None and (known[1] is None or now < known[1]):
+        if known is not None and (known[1] is None or self._clock.now() < known[1]):
             return known[0]
+        now = self._clock.now()
         about = self._catalogue.about(agent_id, tool)
         ground = ground_of(
             agent,
@@ -216,6 +215,7 @@ class Authority:
         while len(self._agents) > AGENTS_KEPT:
             self._agents.popitem(last=False)
         self._version, self._policies, self._holds = said.version, said.policies, said.holds
+        self._requiring = tuple(policy for policy in said.policies if policy.requires_approval)
         self._stale = False
         self.confirmed(said.version, started)
         if moved:

@@ -59,7 +59,7 @@ class RunRow:
         for row in self.steps.values():
             steps[row.step_index] = _step_state(row)
         newest = [self.attempts[place] for place in sorted(self.attempts, reverse=True)[: PAST_KEPT + 1]]
-        newest_revision = max((place for place in self.approvals if place[0] == self.head.step_index), default=None)
+        newest_revision = max(self.approvals, default=None)
         return replace(
             self.head,
             steps=tuple(steps),
@@ -85,5 +85,5 @@ def new_run_like(run: Run) -> Run:
 
 def _step_state(row: StepRow) -> StepState:
     columns = row._asdict()
-    del columns["step_index"], columns["step_id"]
+    del columns["run_id"], columns["step_index"], columns["step_id"]
     return StepState(**{name.removesuffix("_ms"): value for name, value in columns.items()})
