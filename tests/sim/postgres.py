@@ -176,7 +176,7 @@ class Postgres:
         row = self.runs[one.run_id]
         if row.head.status in TERMINAL and row.head.status != one.run.status:
             self.refused.append(f"{one.run_id} was {row.head.status} for ever and became {one.run.status}")
-        known = {seq for (seq, _, _), _ in row.log}
+        known = {event.seq for event, _ in row.log}
         self.refused += [f"{one.run_id} has two events {e.seq}" for e in one.events if e.seq in known]
         row.head, row.last_at, row.recoveries, row.wake_at = one.run, one.at, 0, None
         row.steps.update({step.step_index: step for step in one.steps})
