@@ -19,18 +19,21 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
-                log, migrate; import_v0 (v0_run, v0_history) brings v0's data over
+                log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); authority (read
+                whole), agents, grants, policies, holds, entitlements (what one caller has of them), approvals (the
+                inbox); import_v0 (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation
     runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
     issuer.py   the identity provider: its JWK Set, fetched with bounds, kept and renewed
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
-                service_tokens
+                service_tokens; and what they may do: access (bindings, grants, policies, holds)
     api/        app (all routes, each with its declaration), gate, callers (who asks), service_tokens, workflows, runs,
-                decisions, bulk, verdicts, feed, stream, ops; contract, intake, answers and openapi make a declaration
-                validate and document; pages, selection and repeats (Idempotency-Key) are shared; ``front`` puts them
-                together
+                decisions, approvals, bulk, verdicts, feed, stream, audit, ops; agents, grants, agent_tokens, policies,
+                holds: who may do what (permits: who not), over reach, which asks the Gateways and calls no tool;
+                contract, intake, answers and openapi make a declaration validate and document; pages, selection,
+                repeats (Idempotency-Key) and refusals (403s, to the audit) are shared; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, addresses, errors, counting, telemetry are small and stand alone
@@ -115,7 +118,7 @@ Where this differs from the first design, and why
 * The machine's values are msgspec structs, not dataclasses: ``replace`` costs a fifteenth. ``hear`` and ``settle``
   answer each event with the state it led to, so that ``record`` need not fold it a second time.
 * Two rooms import redis: ``fabric`` for ours, and ``gateway_client/registry`` for the Gateways' own, which belongs to
-  them and is only read. One room for each outside world.
+  them; only the versions of agents' tokens are written there. One room for each outside world.
 * Several Gateways: an ear for each, and one for their Redis. RESULTs and ACKs are taken from both, since a repeat is
   nothing and each ear is deaf in its own way; CHUNKs from the event streams alone, or each line would be logged twice
   (``runtime/hearing``). Whether somebody listens is asked for the Gateway of the agent in question, so that one Gateway

@@ -1,15 +1,19 @@
 """Addresses as settings hold them: checked where they are read, because the drivers would each find other words.
 
-Used by ``config`` alone. Each check takes what was given and returns it, or raises ValueError saying what it must be.
+Used by ``config``, which passes ``mask`` on. Each check takes what was given and returns it, or raises ValueError
+saying what it must be.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
+
+Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 DEFAULT_GATEWAY = "default"
 """The name of a Gateway that is alone and was given none."""
@@ -50,6 +54,25 @@ def gateway_urls(text: str) -> str:
     """As ``gateways_of``, which reads it again."""
     gateways_of(text)
     return text
+
+
+def networks_of(text: str) -> Networks:
+    """Addresses and networks behind commas. Raises ValueError for what is none of them."""
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",")) if text.strip() else ()
+
+
+def networks(text: str) -> str:
+    """``networks_of``, as text that can be read so."""
+    networks_of(text)
+    return text
+
+
+def mask(url: str) -> str:
+    """A URL, or several behind commas, fit for logs: passwords are replaced by ``****``."""
+    if len(several := re.split(r",(?=(?:[\w.-]+=)?https?://)", url)) > 1:
+        return ",".join(map(mask, several))
+    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1****", url)
 
 
 def jwks_url(text: str) -> str:

@@ -7,7 +7,6 @@ The only reader of the environment. Each field carries its unit in its name and 
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from daemon import addresses
+from daemon.addresses import mask as mask
 from daemon.errors import SetupError
 
 PREFIX = "RUNWARDEN_"
@@ -42,6 +42,11 @@ class Http(Group):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and logs it.")
+    trusted_proxies: Annotated[str, AfterValidator(addresses.networks)] = Field(
+        "",
+        description="Addresses or networks (10.0.0.0/8), behind commas, of proxies whose `X-Forwarded-For` is believed:"
+        " the audit then names the address behind them. Empty: the peer of the connection is named.",
+    )
     body_limit_bytes: int = Field(1_048_576, ge=1024, description="Largest accepted request body; a larger one is 413.")
     verdict_wait_s: float = Field(
         5.0, ge=0, le=60, description="How long a command's handler waits for its verdict before it answers 202."
@@ -367,14 +372,6 @@ def effective(settings: Settings) -> dict[str, str]:
             value = plain if "://" in plain else ("****" if plain else "")
         shown[entry.env] = mask(str(value))
     return shown
-
-
-def mask(url: str) -> str:
-    """A URL, or several behind commas, fit for logs: passwords are replaced by ``****``."""
-    if len(several := re.split(r",(?=(?:[\w.-]+=)?https?://)", url)) > 1:
-        return ",".join(map(mask, several))
-    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:****@", url)
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1****", url)
 
 
 def reference_markdown() -> str:

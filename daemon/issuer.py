@@ -82,12 +82,9 @@ class Issuer:
         try:
             keys = published(await _fetched(self._url))
         except (_NotRead, NoKeySet) as fault:
-            if self._not_read != str(fault):
-                log.warning("the JWKS could not be read", url=self._url, fault=str(fault))
-            self._not_read = str(fault)
-            telemetry.jwks_reads.labels("failed").inc()
-            if self._monotonic() - self._read_at >= self._keep_s:
-                self._keyring.publish(())
+            self._failed(str(fault))
+        except Exception as fault:  # noqa: BLE001 - whatever a document does to its parsers must not end the node
+            self._failed(f"it cannot be understood: {type(fault).__name__}: {fault}")
         else:
             if self._not_read is not None:
                 log.info("the JWKS was read", url=self._url, keys=len(keys))
@@ -96,6 +93,14 @@ class Issuer:
             telemetry.jwks_reads.labels("read").inc()
         finally:
             self._reading = None
+
+    def _failed(self, why: str) -> None:
+        if self._not_read != why:
+            log.warning("the JWKS could not be read", url=self._url, fault=why)
+        self._not_read = why
+        telemetry.jwks_reads.labels("failed").inc()
+        if self._monotonic() - self._read_at >= self._keep_s:
+            self._keyring.publish(())
 
 
 async def _fetched(url: str) -> bytes:

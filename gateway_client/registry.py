@@ -34,7 +34,7 @@ _VERSIONS_BEYOND: Final = 2**31 - 1
 _RAISE: Final = """
 local told = redis.call('GET', KEYS[1])
 local known, entry = pcall(cjson.decode, told or '')
-local version = known and type(entry) == 'table' and tonumber(entry.version) or 0
+local version = known and type(entry) == 'table' and type(entry.version) == 'number' and entry.version or 0
 local given = tonumber(ARGV[1])
 if version > given and version < tonumber(ARGV[2]) then return version end
 if version ~= given then redis.call('SET', KEYS[1], '{"version":' .. ARGV[1] .. '}') end

@@ -48,7 +48,7 @@ async def mint(request: web.Request, body: TokenWanted) -> web.Response:
     except Conflict as fault:
         refused(request, fault, Deed(action="agent_token.minted", agent_id=agent_id))
     if first:
-        context.authority_changed()
+        await context.authority_changed()
     version = await _accepted(request, agent_id, version)
     issued_at = int(time.time())
     expires_at = issued_at + context.gateway.agent_token_ttl_s

@@ -10,6 +10,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 
+import orjson
 from aiohttp import web
 from pydantic import Field
 
@@ -88,7 +89,7 @@ async def tools(request: web.Request, path: AgentPath) -> web.Response:
             {
                 "name": tool.name,
                 "description": tool.description,
-                "input_schema": tool.input_schema,
+                "input_schema": _told_again(tool.input_schema),
                 "annotations": tool.annotations,
                 "risk": traits.risk,
                 "writes": traits.writes,
@@ -116,7 +117,7 @@ async def bind(request: web.Request, path: AgentPath, body: NewBinding) -> web.R
         owned_by=None if caller.admin else caller.user_id,
     )
     if done != "unchanged":
-        context.authority_changed()
+        await context.authority_changed()
     await _tell_versions(request, path.agent_id)
     return json_response({"agent_id": path.agent_id, "owner": body.owner, "outcome": done})
 
@@ -126,7 +127,7 @@ async def unbind(request: web.Request, path: AgentPath) -> web.Response:
     context = request.app[CONTEXT]
     was = await context.agents.unbind(path.agent_id, request[ORIGIN])
     if was is not None:
-        context.authority_changed()
+        await context.authority_changed()
     await _tell_versions(request, path.agent_id)
     return json_response(
         {"agent_id": path.agent_id, "owner": None, "outcome": "unbound" if was is not None else "unchanged"}
@@ -195,10 +196,18 @@ def _shape(agent: SeenAgent, caller: Caller, roster: Roster) -> dict[str, Any]:
         "bound_at": moment(agent.bound_at) if agent.bound_at is not None else None,
         "may": sorted(may),
         "online": roster.state(agent.agent_id),
-        "last_seen_at": moment(datetime.fromtimestamp(seen, UTC)) if seen is not None and seen < 2**33 else None,
+        "last_seen_at": moment(datetime.fromtimestamp(seen, UTC)) if seen is not None and 0 < seen < 2**33 else None,
         "held": agent.held is not None,
         "held_reason": agent.held,
     }
+
+
+def _told_again(schema: dict[str, Any]) -> orjson.Fragment:
+    """An agent's own text: what is nested deeper than can be told again is left out, and does not fail the rest."""
+    try:
+        return orjson.Fragment(orjson.dumps(schema))
+    except orjson.JSONEncodeError:
+        return orjson.Fragment(b"{}")
 
 
 def _place(cursor: str) -> str:

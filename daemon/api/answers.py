@@ -11,8 +11,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from daemon.machine.approval import RevisionState
 from daemon.machine.commands import CommandKind
 from daemon.machine.events import PausedReason
+from daemon.machine.ground import Risk
 from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import AttemptState, RunStatus, StepStatus
 
@@ -102,6 +104,75 @@ class Attempt(BaseModel):
     log_preview: str
 
 
+class Vote(BaseModel):
+    """One person's yes. ``at`` is epoch milliseconds; all but ``comment`` and ``digest`` is from their token."""
+
+    by: str
+    at: int
+    digest: str | None
+    comment: str | None
+    roles: list[str]
+    via: str | None
+    address: str | None
+    client: str | None
+
+
+class Asked(BaseModel):
+    """A call as it waits for approval. Times are epoch milliseconds; ``digest`` is what one approves."""
+
+    revision: int
+    digest: str
+    agent_id: str
+    tool_name: str
+    timeout_ms: int
+    schema_hash: str | None = Field(description="SHA-256 of the tool's input schema; null if the agent could not say.")
+    risk: Risk
+    writes: bool
+    open_world: bool
+    idempotent: bool
+    requires_approval: bool
+    approvers: list[str]
+    quorum: int
+    votes: list[Vote]
+    opened_at: int
+    expires_at: int | None
+    expired_at: int | None = Field(description="When it went past its time and waited on.")
+    edited_by: str | None
+
+
+class Approval(Asked):
+    """The newest revision of a step's call."""
+
+    state: RevisionState
+    arguments: dict[str, Any] | None = Field(description="As somebody edited them; null: as the step has them.")
+    ended_at: int | None
+
+
+class ApprovalRequest(Asked):
+    """A call that waits for you. ``arguments`` are those that the tool would be given."""
+
+    run_id: UUID
+    title: str | None
+    started_by: str
+    step_id: str
+    step_name: str
+    step_index: int
+    arguments: dict[str, Any]
+    forbid_self: bool
+    allow_edit: bool
+    needs_digest: bool
+    on_expiry: Literal["reject", "stay"]
+    instructions: str | None
+    age_ms: int
+
+
+class ApprovalPage(BaseModel):
+    """What waits for you, oldest first; ``next_cursor`` is null on the last page."""
+
+    items: list[ApprovalRequest]
+    next_cursor: str | None
+
+
 class StepState(BaseModel):
     """What became of a step so far. Times are epoch seconds."""
 
@@ -113,6 +184,7 @@ class StepState(BaseModel):
     decided_by: str | None = None
     decided_at: int | None = None
     note: str | None = None
+    approval: Approval | None = None
 
 
 class Run(BaseModel):
@@ -198,6 +270,12 @@ class BulkItem(BaseModel):
     status: RunStatus | None = None
     paused_reason: PausedReason | None = None
     command: str | None = None
+
+
+class Decided(BaseModel):
+    """An item for each decision, in their order; ``command`` is where to ask about it."""
+
+    items: list[BulkItem]
 
 
 class Bulk(BaseModel):

@@ -12,6 +12,7 @@ from aiohttp import web
 from daemon.api import (
     agent_tokens,
     agents,
+    approvals,
     audit,
     bulk,
     decisions,
@@ -45,10 +46,30 @@ USE: Problems = {403: ("agent_unauthorized",)}
 SPEC: Problems = {422: ("invalid_spec",)}
 RENEWAL = merged(NO_SUCH, ARCHIVED, SPEC, {412: ("version_conflict",)})
 PAUSE: Problems = {409: ("not_paused", "pause_changed", "engine_interrupted", "conflict")}
-WAITS = merged(NO_SUCH, KEYED, PAUSE, {409: ("not_awaiting_approval", "wrong_step")})
-FAILED = merged(NO_SUCH, KEYED, PAUSE, {409: ("awaiting_approval", "not_failed", "note_required", "wrong_step")})
-RESUMED = merged(NO_SUCH, KEYED, PAUSE, {409: ("confirm_required", "attempts_exhausted")})
-ENDED = merged(NO_SUCH, KEYED, {409: ("engine_interrupted", "conflict")})
+ANOTHERS: Problems = {403: ("not_your_run",)}
+WAITS = merged(
+    NO_SUCH,
+    KEYED,
+    PAUSE,
+    {403: ("not_an_approver", "not_your_run")},
+    {409: ("not_awaiting_approval", "wrong_step", "digest_mismatch", "digest_required", "approval_expired")},
+)
+EDITED = merged(
+    WAITS,
+    {409: ("edit_not_allowed", "arguments_required", "agent_offline", "tool_unknown", "schema_unusable")},
+    {422: ("invalid_arguments",), 503: ("gateway_unavailable",)},
+)
+FAILED = merged(
+    NO_SUCH, KEYED, PAUSE, ANOTHERS, {409: ("awaiting_approval", "not_failed", "note_required", "wrong_step")}
+)
+RESUMED = merged(
+    NO_SUCH,
+    KEYED,
+    PAUSE,
+    {403: ("not_an_approver", "not_your_run")},
+    {409: ("confirm_required", "attempts_exhausted", "use_approve", "held", "approval_expired")},
+)
+ENDED = merged(NO_SUCH, KEYED, ANOTHERS, {409: ("engine_interrupted", "conflict")})
 
 A_RUN = {200: Answer(says="The run.", model=told.Run)}
 A_FLOW = {200: Answer(says="The workflow.", model=told.Workflow, headers={"ETag": "Its version."})}
@@ -86,6 +107,7 @@ API = [
     Route("POST", RUN + "/cancel", decisions.cancel, DECIDED, ENDED, role="operator"),
     Route("POST", RUN + "/approve", decisions.approve, DECIDED, WAITS, role="approver"),
     Route("POST", RUN + "/reject", decisions.reject, DECIDED, WAITS, role="approver"),
+    Route("POST", RUN + "/edit", decisions.edit, DECIDED, EDITED, role="approver"),
     Route("POST", RUN + "/skip", decisions.skip, DECIDED, FAILED, role="operator"),
     Route("POST", RUN + "/mark-done", decisions.mark_done, DECIDED, FAILED, role="operator"),
     Route(
@@ -132,6 +154,24 @@ SERVICE_TOKENS = [
     Route("POST", TOKENS, service_tokens.create, MADE, NOT_MADE),
     Route("GET", TOKEN, service_tokens.get, A_TOKEN, NO_SUCH),
     Route("DELETE", TOKEN, service_tokens.revoke, A_TOKEN, merged(NO_SUCH, {403: ("not_by_service_token",)})),
+]
+
+INBOX = [
+    Route(
+        "GET",
+        "/v1/approvals",
+        approvals.listed,
+        {200: Answer(says="A page.", model=told.ApprovalPage)},
+        role="approver",
+    ),
+    Route(
+        "POST",
+        "/v1/approvals/decide",
+        approvals.decide,
+        {200: Answer(says="An item each.", model=told.Decided)},
+        KEYED,
+        role="approver",
+    ),
 ]
 
 AGENTS = "/v1/bridge/agents"
@@ -194,7 +234,7 @@ DOCS = [
     Route("GET", "/openapi.json", docs.openapi, {200: Answer(says="This.", media="application/json")}, open=True),
     Route("GET", "/docs", docs.page, {200: Answer(says="This, to read.", media="text/html")}, open=True),
 ]
-ROUTES = [*API, *SERVICE_TOKENS, *AUTHORITY, *OPS, *DOCS]
+ROUTES = [*API, *INBOX, *SERVICE_TOKENS, *AUTHORITY, *OPS, *DOCS]
 
 
 @cache

@@ -84,7 +84,7 @@ async def decide(request: web.Request, headers: Repeatable, body: BulkBody) -> w
             answer = first.made
         else:
             context.bell.ring(*(command.run_id for command in commands))
-        await _add_verdicts(context, answer["items"])
+        await add_verdicts(context, answer["items"])
     return json_response(answer)
 
 
@@ -140,7 +140,7 @@ def _command(head: RunHead, body: BulkBody, origin: Origin) -> NewCommand:
     )
 
 
-async def _add_verdicts(context: Context, items: list[dict[str, Any]]) -> None:
+async def add_verdicts(context: Context, items: list[dict[str, Any]]) -> None:
     """To each item that has a command, its verdict, if it comes within the wait."""
     waiting = {UUID(item["command"].rpartition("/")[2]): item for item in items if "command" in item}
     if waiting:

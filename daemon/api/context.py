@@ -13,7 +13,9 @@ from daemon.api.reach import Reach
 from daemon.api.verdicts import Bell, Verdicts
 from daemon.auth.caller import Caller, Origin
 from daemon.config import Gateway, Http
+from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
+from daemon.store.approvals import Approvals
 from daemon.store.audit import Deed
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
@@ -45,6 +47,7 @@ class Context:
     workflows: Workflows
     runs: Runs
     commands: Commands
+    approvals: Approvals
     log: EventLog
     bell: Bell
     verdicts: Verdicts
@@ -58,9 +61,11 @@ class Context:
     policies: Policies
     holds: Holds
     entitlements: Entitlements
+    nudge: Nudge
 
-    def authority_changed(self) -> None:
+    async def authority_changed(self) -> None:
         """Who may do what has changed, and is committed: a hint for the runners, which find it out anyway."""
+        await self.nudge.give()
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

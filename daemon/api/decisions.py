@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
@@ -17,14 +17,17 @@ from aiohttp import web
 from pydantic import Field
 
 from daemon import telemetry
-from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.api.context import ATTEMPT, CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Id
 from daemon.api.repeats import Repeatable, once
-from daemon.api.runs import RunPath, answer_run, own_head
+from daemon.api.runs import RunPath, answer_run, missing_run, seen_head
+from daemon.api.schemas import schema_faults
 from daemon.api.shapes import json_response, moment
-from daemon.errors import Conflict, NotFound
+from daemon.errors import Conflict, Forbidden, Invalid, NotFound
 from daemon.machine.commands import CommandId, CommandKind, RunId
-from daemon.machine.spec import Name
+from daemon.machine.decide_approval import FORBIDDEN
+from daemon.machine.spec import MAX_FAULTS, Name, rounded
+from daemon.store.audit import Deed
 from daemon.store.once import Repeated
 
 Text = Annotated[str, Field(max_length=2000)]
@@ -42,13 +45,26 @@ class CancelBody(Body):
     reason: Text | None = None
 
 
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Of the revision that you saw.")]
+
+
 class ApproveBody(Body):
     step_id: Name
+    digest: Digest | None = Field(None, description="Required with a quorum, `allow_edit` or high risk.")
+    comment: Text | None = None
 
 
 class RejectBody(Body):
     step_id: Name
+    digest: Digest | None = None
     reason: Text | None = None
+
+
+class EditBody(Body):
+    step_id: Name
+    digest: Digest | None = None
+    arguments: dict[str, Any] = Field(description="In the place of all the arguments that the call had.")
+    comment: Text | None = None
 
 
 class SkipBody(Body):
@@ -67,13 +83,24 @@ async def resume(request: web.Request, path: RunPath, headers: Repeatable, body:
 
 
 async def approve(request: web.Request, path: RunPath, headers: Repeatable, body: ApproveBody) -> web.Response:
-    """Let the step that waits go on."""
-    return await _decide(request, path, headers, "approve", body)
+    """Agree to the call that waits; with the last of the quorum the step goes on."""
+    return await _decide(request, path, headers, "approve", body, asked=True)
 
 
 async def reject(request: web.Request, path: RunPath, headers: Repeatable, body: RejectBody) -> web.Response:
     """Refuse the step that waits: the run fails with approval_rejected, or goes on where on_error is continue."""
-    return await _decide(request, path, headers, "reject", body)
+    return await _decide(request, path, headers, "reject", body, asked=True)
+
+
+async def edit(request: web.Request, path: RunPath, headers: Repeatable, body: EditBody) -> web.Response:
+    """Change the arguments of the call that waits, as its tool's input schema allows: a new revision, without votes."""
+    view = await request.app[CONTEXT].runs.view(path.run_id, by=request[CALLER])
+    if view is None:
+        raise missing_run()
+    faults = [*rounded(body.arguments, "/arguments"), *await schema_faults(request, view, body.step_id, body.arguments)]
+    if faults:
+        raise Invalid(faults=tuple(faults[:MAX_FAULTS]), code="invalid_arguments")
+    return await _decide(request, path, headers, "edit", body, asked=True)
 
 
 async def skip(request: web.Request, path: RunPath, headers: Repeatable, body: SkipBody) -> web.Response:
@@ -93,7 +120,7 @@ async def cancel(request: web.Request, path: RunPath, headers: Repeatable, body:
 
 async def command(request: web.Request, path: CommandPath) -> web.Response:
     """What became of a command."""
-    head = await own_head(request, path.run_id)
+    head = await seen_head(request, path.run_id)
     row = await request.app[CONTEXT].commands.get(path.command_id, run_id=head.id)
     if row is None:
         raise NotFound("There is no such command of this run.")
@@ -124,8 +151,12 @@ async def _decide(
     body: Body,
     *,
     of: Collection[str] = ("paused",),
+    asked: bool = False,
 ) -> web.Response:
-    """A decision about the pause that stands as it is written down. Without a pause there is only ``cancel``."""
+    """A decision about the pause that stands as it is written down. Without a pause there is only ``cancel``.
+
+    ``asked``: it is not only for whoever started the run, and admins, but for all who were asked about a call of it.
+    """
     context, started = request.app[CONTEXT], time.monotonic()
     run_id, command_id = RunId(path.run_id), CommandId(uuid7.uuid7())
     try:
@@ -134,20 +165,31 @@ async def _decide(
             kind,
             body.model_dump(exclude_none=True),
             run_id=run_id,
-            user_id=request[CALLER].user_id,
+            by=request[CALLER],
             origin=request[ORIGIN],
             of=of,
             sees_pause=kind != "cancel",
+            asked=asked,
             once=once(request, headers, body, str(command_id)),
         )
     except Repeated as first:  # said already: what is left is its verdict
         command_id = CommandId(UUID(first.made))
         return await _answer(request, run_id, command_id, started)
     if status is None:
-        raise NotFound("There is no such run, or it is not yours.")
+        await seen_head(request, run_id)
+        raise Forbidden(
+            "The run is another's: you may see it and decide what you are asked, no more.", code="not_your_run"
+        )
     if status not in of:
         if kind == "cancel":
             return await answer_run(request, run_id)
+        said = body.model_dump(exclude_none=True)
+        request[ATTEMPT] = Deed(
+            action=f"run.{kind}",
+            run_id=run_id,
+            step_id=said.get("step_id"),
+            comment=said.get("comment") or said.get("reason") or said.get("note"),
+        )
         raise Conflict(f"The run is {status}, not paused.", code="not_paused")
     context.bell.ring(run_id)
     return await _answer(request, run_id, command_id, started)
@@ -161,5 +203,6 @@ async def _answer(request: web.Request, run_id: RunId, command_id: CommandId, st
         return await answer_run(request, run_id, status=202, headers={"Location": command_url(run_id, command_id)})
     telemetry.verdict_seconds.observe(time.monotonic() - started)
     if decided[0].verdict == "refused":
-        raise Conflict(decided[0].message, code=decided[0].code or "conflict")
+        refusal = Forbidden if decided[0].code in FORBIDDEN else Conflict
+        raise refusal(decided[0].message, code=decided[0].code or "conflict")
     return await answer_run(request, run_id)

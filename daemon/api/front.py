@@ -23,7 +23,9 @@ from daemon.fabric.bus import Bus
 from daemon.fabric.client import Client
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
+from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
+from daemon.store.approvals import Approvals
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
 from daemon.store.grants import Grants
@@ -74,6 +76,7 @@ class Front:
                 workflows=Workflows(pool),
                 runs=Runs(pool),
                 commands=commands,
+                approvals=Approvals(pool),
                 log=self._log,
                 bell=self._bell,
                 verdicts=self._verdicts,
@@ -87,6 +90,7 @@ class Front:
                 policies=Policies(pool),
                 holds=Holds(pool),
                 entitlements=Entitlements(pool),
+                nudge=Nudge(redis, keys),
             ),
             ops_only=ops_only,
         )

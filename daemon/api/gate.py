@@ -14,6 +14,7 @@ from aiohttp import web
 
 from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.api.peers import address_of
 from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
 from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, WorldError
@@ -88,7 +89,7 @@ def _origin(request: web.Request, caller: Caller) -> Origin:
         roles=tuple(sorted(caller.roles)),
         groups=tuple(sorted(caller.groups)),
         via=caller.via,
-        address=request.remote,
+        address=address_of(request, request.app[CONTEXT].settings.trusted_proxies),
         client=client,
     )
 

@@ -59,7 +59,7 @@ async def add(request: web.Request, path: AgentPath, body: NewGrant) -> web.Resp
         origin=request[ORIGIN],
         owned_by=None if caller.admin else caller.user_id,
     )
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(made))
 
 
@@ -71,7 +71,7 @@ async def revoke(request: web.Request, path: GrantPath) -> web.Response:
     gone = await context.grants.revoke(path.agent_id, path.grant_id, request[ORIGIN], owned_by=owner)
     if gone is None:
         raise NotFound("There is no such grant of this agent.")
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(gone))
 
 

@@ -53,7 +53,7 @@ async def add(request: web.Request, body: NewPolicy) -> web.Response:
     """A new policy. Of those that fit a call, the most specific one that says something of a trait is heard."""
     context = request.app[CONTEXT]
     made = await context.policies.add(uuid7.uuid7(), body.said, request[ORIGIN])
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(made))
 
 
@@ -63,7 +63,7 @@ async def replace(request: web.Request, path: PolicyPath, body: NewPolicy) -> we
     kept = await context.policies.replace(path.policy_id, body.said, request[ORIGIN])
     if kept is None:
         raise _missing()
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(kept))
 
 
@@ -73,7 +73,7 @@ async def delete(request: web.Request, path: PolicyPath) -> web.Response:
     gone = await context.policies.delete(path.policy_id, request[ORIGIN])
     if gone is None:
         raise _missing()
-    context.authority_changed()
+    await context.authority_changed()
     return json_response(_shape(gone))
 
 

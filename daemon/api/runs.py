@@ -97,7 +97,7 @@ async def listed(request: web.Request, query: RunsQuery) -> web.Response:
 
 async def history(request: web.Request, path: RunPath, query: HistoryQuery) -> web.Response:
     """The run's events as pages, each as a stream tells it."""
-    head = await own_head(request, path.run_id)
+    head = await seen_head(request, path.run_id)
     log = request.app[CONTEXT].log
     found = await log.events(head.id, after_seq=query.after_seq, limit=query.limit + 1)
     items = found[: query.limit]
@@ -107,17 +107,22 @@ async def history(request: web.Request, path: RunPath, query: HistoryQuery) -> w
 
 async def ticket(request: web.Request, path: RunPath) -> web.Response:
     """A ticket for the run's event stream, read-only, to be used within a minute by what can send no headers."""
-    head, context = await own_head(request, path.run_id), request.app[CONTEXT]
+    head, context = await seen_head(request, path.run_id), request.app[CONTEXT]
     made, ends = await context.callers.ticket(request[CALLER], str(head.id))
     body: dict[str, Any] = {"ticket": made, "expires_at": moment(datetime.fromtimestamp(ends, UTC))}
     return json_response(body, headers={"Cache-Control": "no-store"})
 
 
-async def own_head(request: web.Request, run_id: UUID) -> RunHead:
-    """The hot row of the caller's run. Raises NotFound."""
-    head = await request.app[CONTEXT].runs.head(run_id, user_id=request[CALLER].user_id)
+def missing_run() -> NotFound:
+    """There is none, or none that the caller may see."""
+    return NotFound("There is no such run, or it is not yours.")
+
+
+async def seen_head(request: web.Request, run_id: UUID) -> RunHead:
+    """The hot row of a run that the caller may see. Raises NotFound."""
+    head = await request.app[CONTEXT].runs.head(run_id, by=request[CALLER])
     if head is None:
-        raise NotFound("There is no such run, or it is not yours.")
+        raise missing_run()
     return head
 
 
@@ -125,7 +130,7 @@ async def answer_run(
     request: web.Request, run_id: UUID, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
     """The Run as the body of an answer. Raises NotFound."""
-    view = await request.app[CONTEXT].runs.view(run_id, user_id=request[CALLER].user_id)
+    view = await request.app[CONTEXT].runs.view(run_id, by=request[CALLER])
     if view is None:
-        raise NotFound("There is no such run, or it is not yours.")
+        raise missing_run()
     return json_response(run_shape(view), status=status, headers=headers)

@@ -34,7 +34,9 @@ class NewServiceToken(Body):
     scopes: Annotated[list[Role], Field(min_length=1, max_length=16)] = Field(
         description="The roles that it gives; none that you have not."
     )
-    expires_at: Moment | None = Field(None, description="Without it the token is good until it is revoked.")
+    expires_at: Moment | None = Field(
+        None, description="A moment to come; without it the token is good until it is revoked."
+    )
     user_id: Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT)] | None = Field(
         None, description="Whom it speaks for, if not you; for admins. It then has no groups."
     )

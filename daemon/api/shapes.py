@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
-from daemon.store.runs import RunItem, RunView, StepView
+from daemon.store.runs import ApprovalView, RunItem, RunView, StepView
+
+TRAITS = ("risk", "writes", "open_world", "idempotent", "requires_approval")
+"""What is told of a tool beside its name."""
 
 
 class StepTold(NamedTuple):
@@ -89,6 +92,7 @@ def run_item(item: RunItem) -> dict[str, Any]:
 def _steps_state(view: RunView) -> str:
     """By step, as JSON text: what is in it comes as text from Postgres, and a run may have a thousand steps."""
     specs, states = steps_of(view.snapshot), {step.step_id: step for step in view.steps}
+    asked = {approval.step_index: approval for approval in view.approvals}  # of each step the newest is told
     attempts: dict[int, list[str]] = {}
     for attempt in view.attempts:
         attempts.setdefault(attempt.step_index, []).append(specs[attempt.step_index].call + attempt.told[1:])
@@ -96,15 +100,53 @@ def _steps_state(view: RunView) -> str:
     for index, spec in enumerate(specs):
         made, step = ",".join(attempts.get(index, ())), states.get(spec.id)
         status = "pending" if step is None else step.status
-        entries.append(f'{spec.key}{{"status":"{status}","attempts":[{made}]{_decided(step) if step else ""}}}')
+        said = _said(step, asked.get(index)) if step is not None or asked else ""
+        entries.append(f'{spec.key}{{"status":"{status}","attempts":[{made}]{said}}}')
     return "{" + ",".join(entries) + "}"
 
 
-def _decided(step: StepView) -> str:
-    """What people said of it: further members of a JSON object."""
+def approval_shape(approval: ApprovalView) -> dict[str, Any]:
+    """What was to be approved, and who said so."""
+    terms = orjson.loads(approval.terms)
+    return {
+        "revision": approval.revision,
+        "state": approval.state,
+        "digest": approval.digest,
+        "agent_id": approval.agent_id,
+        "tool_name": approval.tool_name,
+        "schema_hash": approval.schema_hash,
+        "arguments": orjson.Fragment(approval.arguments) if approval.arguments is not None else None,
+        **terms_shape(terms),
+        "approvers": list(approval.approvers),
+        "votes": [vote_shape(vote) for vote in orjson.loads(approval.votes)],
+        "opened_at": approval.opened_at_ms,
+        "expires_at": approval.expires_at_ms,
+        "expired_at": approval.expired_at_ms,
+        "ended_at": approval.ended_at_ms,
+        "edited_by": approval.edited_by,
+    }
+
+
+def terms_shape(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """What a revision's row keeps of its terms, as it is told."""
+    told = {"timeout_ms": terms["timeout_ms"], "quorum": terms["quorum"]}
+    return told | {name: terms["traits"][name] for name in TRAITS}
+
+
+def vote_shape(vote: Mapping[str, Any]) -> dict[str, Any]:
+    """One yes, with where it came from."""
+    who = vote["who"]
+    told = {"by": vote["by"], "at": vote["at"], "digest": vote["digest"], "comment": vote["comment"]}
+    return told | {name: who[name] for name in ("roles", "via", "address", "client")}
+
+
+def _said(step: StepView | None, approval: ApprovalView | None) -> str:
+    """What people said of a step, or were asked: further members of a JSON object."""
     told: dict[str, Any] = {}
-    if step.approved_at_ms is not None:
+    if step is not None and step.approved_at_ms is not None:
         told |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
-    if step.decided_at_ms is not None:
+    if step is not None and step.decided_at_ms is not None:
         told |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
+    if approval is not None:
+        told["approval"] = approval_shape(approval)
     return "," + orjson.dumps(told).decode()[1:-1] if told else ""

@@ -19,7 +19,7 @@ from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.feed import Watcher
 from daemon.api.intake import Headers, Query, Whole
-from daemon.api.runs import RunPath, own_head
+from daemon.api.runs import RunPath, seen_head
 from daemon.auth.service_tokens import token_id_of
 from daemon.errors import StoreUnavailable, WorldError
 from daemon.machine.commands import RunId
@@ -60,7 +60,7 @@ class Resuming(Headers):
 async def events(request: web.Request, path: RunPath, query: EventsQuery, headers: Resuming) -> web.StreamResponse:
     """The run's events, live. 204 when ``Last-Event-ID`` is the end of a finished run, so that EventSource stops."""
     context, resumed = request.app[CONTEXT], headers.last_event_id
-    head = await own_head(request, path.run_id)
+    head = await seen_head(request, path.run_id)
     after = query.after_seq if resumed is None else resumed
     most = context.settings.sse_page
     limit = most if query.limit is None else max(1, min(query.limit, most))

@@ -83,11 +83,11 @@ def _usable(keys: Iterable[Any]) -> Iterator[Key]:
 
 def _key(jwk: dict[str, Any]) -> Key | None:
     """What a JWK is good for, by its kind; None when it is for something else, contradicts itself or is malformed."""
-    kind, kid = (jwk.get("kty"), jwk.get("crv")), jwk.get("kid")
-    if not all(isinstance(said, str | None) for said in (*kind, kid)) or len(kid or "") > MAX_KID:
+    kind, kid, named = (jwk.get("kty"), jwk.get("crv")), jwk.get("kid"), jwk.get("alg")
+    if not all(isinstance(said, str | None) for said in (*kind, kid, named)) or len(kid or "") > MAX_KID:
         return None
     algorithm, names = _KINDS.get(kind, (None, frozenset[str]()))
-    says_other = jwk.get("alg") is not None and jwk["alg"] not in names
+    says_other = named is not None and named not in names
     if algorithm is None or says_other or not _for_signatures(jwk) or _PRIVATE & jwk.keys():
         return None
     try:

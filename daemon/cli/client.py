@@ -32,7 +32,7 @@ _HINTS = {
     401: "The token is wrong, expired or of another node. Set one: runwarden profile set NAME --token-stdin, or"
     " RUNWARDEN_TOKEN.",
     403: "Ask whoever runs this node for the right to do so.",
-    404: "You see only what is yours: `runwarden run list` and `runwarden workflow list` show it.",
+    404: "You see only what is yours: `runwarden run list`, `workflow list` and `agent list` show it.",
     422: "Change what is named above and try again.",
 }
 _HINTS_BY_CODE = {
@@ -40,6 +40,9 @@ _HINTS_BY_CODE = {
     "not_paused": "Look at where it stands: runwarden run show RUN",
     "confirm_required": "Look at what the tool did. To run it again: runwarden run resume RUN --run-again",
     "use_approve": "This step is decided by name: runwarden run approve RUN --step STEP",
+    "agent_unauthorized": "Ask the agent's owner: runwarden agent grant AGENT use --user YOU",
+    "agent_tokens_off": "",
+    "agent_offline": "Start the agent; `runwarden agent list` tells when it is online.",
     "no_such_route": "The node at this URL is older than this command, or it is no Runwarden.",
     "token_revoked": "Make another: runwarden service-token create NAME --scope ROLE (with a token of your own).",
     "not_by_service_token": "Use a token of your own: --profile, --token or RUNWARDEN_TOKEN.",
@@ -75,13 +78,13 @@ class Api:
         ]
         return (await self._call("GET", path, params=said)).body
 
-    async def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace a resource; not repeated, since each time would be a version of its own."""
-        return (await self._call("PUT", path, body, tries=1)).body
+    async def put(self, path: str, body: Mapping[str, Any], *, again: bool = False) -> dict[str, Any]:
+        """Replace a resource; repeated only with ``again``, where not each time makes a version of its own."""
+        return (await self._call("PUT", path, body, tries=TRIES if again else 1)).body
 
     async def delete(self, path: str) -> dict[str, Any]:
-        """End a resource; twice is as once."""
-        return (await self._call("DELETE", path)).body
+        """Take a resource away; not repeated, since the second time it would not be there."""
+        return (await self._call("DELETE", path, tries=1)).body
 
     async def make(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create what is shown once; not repeated, since each time would make another."""

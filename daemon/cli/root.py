@@ -7,7 +7,19 @@ from importlib import metadata
 import click
 from click.shell_completion import get_completion_class
 
-from daemon.cli import importing, operate, pretend, profiles, run, service_token, workflow
+from daemon.cli import (
+    agent,
+    audit,
+    hold,
+    importing,
+    operate,
+    policy,
+    pretend,
+    profiles,
+    run,
+    service_token,
+    workflow,
+)
 from daemon.cli.exits import Commands
 
 
@@ -25,8 +37,9 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
 def main() -> None:
     """Durable, approval-gated tool workflows on other people's machines.
 
-    Nodes read their settings from the environment (RUNWARDEN_…); `runwarden config` shows them. `workflow` and `run`
-    talk to a node over HTTP; `runwarden profile set` tells them which, and as whom.
+    Nodes read their settings from the environment (RUNWARDEN_…); `runwarden config` shows them. `workflow`, `run`,
+    `agent`, `policy`, `hold` and `audit` talk to a node over HTTP; `runwarden profile set` tells them which, and as
+    whom.
     """
 
 
@@ -43,7 +56,9 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "runwarden", "_RUNWARDEN_COMPLETE").source())
 
 
-for _command in (*operate.COMMANDS, *pretend.COMMANDS, importing.import_v0, workflow.workflow, run.run):
+for _command in (*operate.COMMANDS, *pretend.COMMANDS, importing.import_v0, workflow.workflow, run.run, audit.audit):
+    main.add_command(_command)
+for _command in (agent.agent, policy.policy, hold.hold):
     main.add_command(_command)
 main.add_command(profiles.profile)
 main.add_command(service_token.service_token)

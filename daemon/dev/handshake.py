@@ -48,3 +48,7 @@ class Door:
         if not (good and isinstance(sub, str) and sub and type(version) is int and version > 0):
             raise TokenRefused("invalid token")
         return sub, version
+
+
+OPEN = Door("", None)
+"""Of a Gateway without a secret."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from daemon.dev.agent import ALIASES, Emit, LocalAgent, ToolFailure
 from daemon.dev.chunks import ChunkQueue
 from daemon.dev.envelope import Json, envelope, through_float64
-from daemon.dev.handshake import Door, TokenRefused
+from daemon.dev.handshake import OPEN, Door, TokenRefused
 from daemon.dev.weather import Weather
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Tunnel:
         publish: Callable[[Json], None],
         ledger: list[Execution],
         weather: Weather,
-        door: Door,
+        door: Door = OPEN,
     ) -> None:
         self.agent = agent
         self._door = door

@@ -7,6 +7,7 @@
 | ``doorbell:<node>`` | stream, TTL | "look at these runs" |
 | ``ready`` | stream, group ``nodes`` | "this run has no owner" |
 | ``events:<run>`` | pub/sub | what was committed just now, as SSE frames |
+| ``authority`` | pub/sub | "who may do what has changed" |
 | ``role:<name>`` | string, TTL | who does what only one node may do |
 | ``generation`` | string | the server's run_id: while it stands there, Redis remembers |
 | ``beacon:<name>`` | string, TTL | a word that holds as long as it is repeated |
@@ -24,6 +25,7 @@ class Keys:
         self.root = f"{prefix}:{{{partition}}}:"
         self.ready = self.root + "ready"
         self.generation = self.root + "generation"
+        self.authority = self.root + "authority"
         self.doorbells = self.root + "doorbell:"
         self._inbox = self.root + "inbox:"
         self._lease = self.root + "lease:"

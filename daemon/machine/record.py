@@ -16,13 +16,25 @@ from msgspec.structs import replace
 from daemon.machine.approval import Revision, RevisionState, Vote, arguments_text
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decision import Refusal
-from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended, StepEdited
+from daemon.machine.events import (
+    AttemptEnded,
+    AttemptIntended,
+    AttemptSettled,
+    Event,
+    LogAppended,
+    StepApproved,
+    StepEdited,
+    StepRejected,
+    StepVoted,
+)
 from daemon.machine.evolve import Happened
 from daemon.machine.ground import Traits
 from daemon.machine.state import Attempt, Run, name_of
 from daemon.machine.wire import error, frames_of, iso, payload
 
 LOG_PREVIEW_CHARS = 8000
+GROUNDED = (AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited)
+"""What may happen only by the grants, policies and holds that stand at its commit: calls, and what people decide."""
 
 
 class EventRow(NamedTuple):
@@ -147,7 +159,7 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
     verdicts: tuple[VerdictRow, ...]
     approvals: tuple[ApprovalRow, ...] = ()
     authority: int | None = None
-    """The version of grants, policies and holds by which a call is intended; None where none is."""
+    """The version of grants, policies and holds that the turn went by; None where nothing happened that needs any."""
 
     @property
     def run_id(self) -> RunId:
@@ -182,8 +194,9 @@ def record(
     run = before
     rows: list[EventRow] = []
     touched: dict[ReqId, _Touched] = {}
-    intends = False
+    grounded = False
     for event, run in happened:
+        grounded = grounded or isinstance(event, GROUNDED)
         told = orjson.dumps(payload(event, run, at)).decode()
         rows.append(EventRow(run.id, run.last_seq, event.type, told, at))
         req_id: ReqId | None = getattr(event, "req_id", None)
@@ -192,7 +205,6 @@ def record(
             if notes is None:
                 notes = touched[req_id] = _Touched()
             notes.note(event, run.find(req_id))
-            intends = intends or isinstance(event, AttemptIntended)
     if run.attempt is not None and before.attempt is not run.attempt:
         touched.setdefault(run.attempt.req_id, _Touched()).attempt = run.attempt
     return Transition(
@@ -206,7 +218,7 @@ def record(
         attempts=tuple(_attempt_row(run, notes) for notes in touched.values()),
         verdicts=tuple(verdicts),
         approvals=_approvals(before, happened) if run.revision is not before.revision else (),
-        authority=authority if intends else None,
+        authority=authority if grounded else None,
     )
 
 

@@ -36,7 +36,7 @@ RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
 
 STEP_MOVES: Mapping[StepStatus, frozenset[StepStatus]] = {
     "pending": frozenset({"running", "rejected", "expired", "skipped", "canceled"}),
-    "running": frozenset({"pending", "success", "failed", "canceled"}),
+    "running": frozenset({"pending", "success", "failed", "rejected", "expired", "canceled"}),
     "failed": frozenset({"pending", "running", "success", "skipped", "canceled"}),
     "success": frozenset(),
     "skipped": frozenset(),

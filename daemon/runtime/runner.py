@@ -19,6 +19,7 @@ from daemon.fabric.generation import Generation
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
 from daemon.fabric.lease import Leases
+from daemon.fabric.nudge import Nudge
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Beacon, Role, shining
 from daemon.fabric.waiting import waiting
@@ -44,7 +45,7 @@ from daemon.telemetry import log
 from gateway_client import Gateways
 
 QUIET_S = 5.0
-AUTHORITY_S = 1.0
+AUTHORITY_S = 0.5
 """How soon a node knows of a changed grant, policy or hold that nobody told it of; its commits know at once."""
 RETURNED_S = 1.0
 """What an agent that connected anew is given for sending its RESULTs again, before anybody asks about them."""
@@ -68,6 +69,7 @@ class Runner:
         self._authority = Authority(
             AuthorityRecords(pool), self._catalogue, clock, period_s=AUTHORITY_S, changed=self._look_again
         )
+        self._nudge = Nudge(redis, keys)
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -131,10 +133,6 @@ class Runner:
         """Another node had the gap or took over, or Redis is another: ask about the attempts in flight here."""
         self._host.ask_again()
 
-    def authority_changed(self) -> None:
-        """Somebody changed grants, policies or holds: read them now rather than in a moment."""
-        self._authority.hint()
-
     def _look_again(self) -> None:
         self._host.look_again()
 
@@ -153,6 +151,7 @@ class Runner:
         return {
             "host": self._host.run(),
             "authority": self._authority.run(),
+            "nudge": self._nudge.run(self._authority.hint),
             "take": self._ownership.take(),
             "listen": self._ownership.listen(),
             "renew": self._ownership.renew(self._host.ask_again_about),

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from daemon.auth.caller import Origin
+from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.store.audit import kept
 from daemon.store.once import Once, forget, writing
@@ -25,7 +25,10 @@ FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::te
 """
 
 _SAY = """
-WITH run AS (SELECT id, status, paused_seq FROM workflow_runs WHERE id = $2 AND user_id = $3), said AS (
+WITH run AS (
+    SELECT id, status, paused_seq FROM workflow_runs
+    WHERE id = $2 AND (user_id = $3 OR $10 OR cardinality($11::text[]) > 0 AND asked_to_decide(id, $11))
+), said AS (
     INSERT INTO workflow_run_commands (id, run_id, kind, payload, seen_seq, issued_by, origin)
     SELECT $1, id, $4, $5::text::json, CASE WHEN $7 THEN paused_seq END, $8, $9::text::json
     FROM run WHERE status = ANY($6::text[])
@@ -86,21 +89,24 @@ class Commands:
         payload: dict[str, Any],
         *,
         run_id: UUID,
-        user_id: str,
+        by: Caller,
         origin: Origin,
         of: Collection[str],
         sees_pause: bool,
+        asked: bool = False,
         once: Once | None = None,
     ) -> str | None:
-        """A person's word (``origin``) about a run of this user's; answers its status, None when there is no such run.
+        """A person's word (``origin``) about a run; answers its status, None when it is not theirs to drive.
 
-        On return it is on disk if the status is one ``of`` these. ``sees_pause``: it is about the pause that stands
-        at this moment, and about no other. Raises Repeated and KeyReused, as ``once.writing``.
+        That is a run of their own, or any for an admin; ``asked``: also one of which they were asked about a call. On
+        return it is on disk if the status is one ``of`` these. ``sees_pause``: it is about the pause that stands at
+        this moment, and about no other. Raises Repeated and KeyReused, as ``once.writing``.
         """
+        subjects = sorted(by.subjects) if asked else []
         said, speaker = orjson.dumps(payload).decode(), _speaker(origin)
         async with writing(self._pool, once) as connection:
             status: str | None = await connection.fetchval(
-                _SAY, command_id, run_id, user_id, kind, said, list(of), sees_pause, *speaker
+                _SAY, command_id, run_id, by.user_id, kind, said, list(of), sees_pause, *speaker, by.admin, subjects
             )
             if status not in of:
                 await forget(connection, once)

@@ -33,6 +33,8 @@ NEEDS = {
     "tool_policies": "SELECT, INSERT, UPDATE, DELETE",
     "holds": "SELECT, INSERT, UPDATE",
     "service_tokens": "SELECT, INSERT, UPDATE",
+    "signing_keys": "SELECT, INSERT",
+    "agent_past_owners": "SELECT, INSERT, UPDATE, DELETE",
     "audit_log": "SELECT, INSERT",
     "_yoyo_migration": "SELECT",
 }

@@ -51,7 +51,11 @@ _CREATE_OF = _CREATE.format(
     _COLUMNS,
 )
 
-_HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE id = $1 AND user_id = $2"  # noqa: S608 - nothing of it is input
+_SEEN = "id = $1 AND (user_id = $2 OR $3 OR asked_to_decide(id, $4::text[]))"
+"""Whose run it is, an admin, and whoever was asked about one of its calls: those see it."""
+_HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE {_SEEN}"  # noqa: S608 - nothing of it is input
+
+_SEVERAL = _HEAD.replace("id = $1", "id = ANY($1::uuid[])")
 
 _SNAPSHOT = "(SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id)"
 _TITLE = f"coalesce(r.title, {_SNAPSHOT} ->> 'title')"
@@ -84,8 +88,14 @@ SELECT {_COLUMNS},
                 left(a.result::text, {PREVIEW_CHARS}) AS result_preview, a.log_tail AS log_preview
         ) told
         WHERE a.run_id = r.id ORDER BY a.step_index, a.attempt
-    ) AS attempts
-FROM workflow_runs r WHERE id = $1 AND user_id = $2
+    ) AS attempts,
+    ARRAY(
+        SELECT ROW(a.step_index, a.revision, a.state, a.agent_id, a.tool_name, a.digest, a.schema_hash,
+            a.arguments::text, a.terms::text, a.votes::text, a.approvers, a.opened_at_ms, a.expires_at_ms,
+            a.expired_at_ms, a.ended_at_ms, a.edited_by)
+        FROM workflow_run_approvals a WHERE a.run_id = r.id ORDER BY a.step_index, a.revision
+    ) AS approvals
+FROM workflow_runs r WHERE {_SEEN}
 """  # noqa: S608 - nothing of it is input
 
 
@@ -140,14 +150,36 @@ class AttemptView(NamedTuple):
     told: str
 
 
+class ApprovalView(NamedTuple):
+    """One revision; ``arguments`` (where edited), ``terms`` and ``votes`` are JSON texts, times are epoch ms."""
+
+    step_index: int
+    revision: int
+    state: str
+    agent_id: str
+    tool_name: str
+    digest: str
+    schema_hash: str | None
+    arguments: str | None
+    terms: str
+    votes: str
+    approvers: Sequence[str]
+    opened_at_ms: int
+    expires_at_ms: int | None
+    expired_at_ms: int | None
+    ended_at_ms: int | None
+    edited_by: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """A run with everything of it; ``snapshot`` is JSON text, ``steps`` and ``attempts`` stand in their order."""
+    """A run with everything of it; ``snapshot`` is JSON text, the others stand in their order."""
 
     head: RunHead
     snapshot: str
     steps: Sequence[StepView]
     attempts: Sequence[AttemptView]
+    approvals: Sequence[ApprovalView] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,11 +269,17 @@ class Runs:
                     row = await connection.fetchrow(_CREATE_WITH, *given, spec)
         return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=())
 
-    async def head(self, run_id: UUID, *, user_id: str) -> RunHead | None:
-        """A run of this user; None when there is none (another's is none)."""
+    async def head(self, run_id: UUID, *, by: Caller) -> RunHead | None:
+        """A run that the caller may see; None when there is none."""
         async with reading(self._pool) as connection:
-            row = await connection.fetchrow(_HEAD, run_id, user_id)
+            row = await connection.fetchrow(_HEAD, run_id, *_reader(by))
         return _head(row) if row is not None else None
+
+    async def seen(self, run_ids: Sequence[UUID], *, by: Caller) -> list[RunHead]:
+        """As ``head``, of several."""
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(_SEVERAL, list(run_ids), *_reader(by))
+        return [_head(row) for row in rows]
 
     async def matching(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunHead]:
         """The user's runs that the filter means, newest first, at most ``limit``."""
@@ -265,10 +303,10 @@ class Runs:
             for row in rows
         ]
 
-    async def view(self, run_id: UUID, *, user_id: str) -> RunView | None:
+    async def view(self, run_id: UUID, *, by: Caller) -> RunView | None:
         """As ``head``, with snapshot, steps and attempts: one statement, so all of one moment."""
         async with reading(self._pool) as connection:
-            row = await connection.fetchrow(_VIEW, run_id, user_id)
+            row = await connection.fetchrow(_VIEW, run_id, *_reader(by))
         if row is None:
             return None
         return RunView(
@@ -279,7 +317,13 @@ class Runs:
                 for step_id, status, decided in row["steps"]
             ],
             attempts=[AttemptView(*attempt) for attempt in row["attempts"]],
+            approvals=[ApprovalView(*approval) for approval in row["approvals"]],
         )
+
+
+def _reader(caller: Caller) -> tuple[str, bool, list[str]]:
+    """The arguments of _SEEN."""
+    return caller.user_id, caller.admin, sorted(caller.subjects)
 
 
 def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[str, list[object]]:

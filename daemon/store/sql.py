@@ -213,6 +213,7 @@ SELECT want.id,
 FROM unnest($1::uuid[]) AS want(id)
 """
 
+# Who lets a held run go may not have heard that the hold is over, and may never hear it: then the run is due at once.
 RELEASE = """
 WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
@@ -221,7 +222,13 @@ WITH given AS (
     SELECT r.id FROM workflow_runs r JOIN given g ON g.id = r.id
     WHERE r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.last_seq ORDER BY r.id FOR UPDATE OF r
 )
-UPDATE workflow_runs r SET owner = NULL, wake_at = to_timestamp(g.wake_ms / 1000.0), recoveries = 0
+UPDATE workflow_runs r SET owner = NULL, recoveries = 0, wake_at = CASE
+    WHEN r.status = 'paused' AND r.paused_reason = 'held' AND NOT EXISTS (
+        SELECT FROM holds h WHERE h.released_at IS NULL AND (
+            h.scope = 'everything' OR (h.scope = 'user' AND h.target = r.user_id) OR (h.scope = 'agent' AND h.target = (
+                SELECT s.snapshot -> 'steps' -> r.current_step_index -> 'tool_config' ->> 'agent_id'
+                FROM workflow_run_specs s WHERE s.run_id = r.id)))
+    ) THEN clock_timestamp() ELSE to_timestamp(g.wake_ms / 1000.0) END
 FROM given g JOIN held ON held.id = g.id WHERE r.id = held.id
 RETURNING r.id
 """

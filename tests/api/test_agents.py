@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.harness import AGENT, Stack, Tools
+from daemon.dev.gateway import DevGateway
+from tests.api.harness import AGENT, Stack, Tools, stack
+from tests.api.people import introduce, recognised
 
 AGENTS = "/v1/bridge/agents"
 
@@ -195,3 +197,40 @@ async def test_a_held_agent_says_so_and_why(strict: Stack) -> None:
     everything = {"scope": "everything", "reason": "fire"}
     assert (await strict.ask("POST", "/v1/holds", sub="root", json=everything)).status == 200
     assert (await seen(strict, "ann"))["other"]["held"] is True
+
+
+async def test_a_schema_that_cannot_be_told_again_spoils_no_other_tool(strict: Stack) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(400):
+        schema = {"properties": schema}
+    late = Tools("late")
+    late.tool("deep", late._ok, input_schema=schema)
+    await strict.gateway.connect(late)
+    told = await strict.ask("GET", f"{AGENTS}/late/tools", sub="root")
+    assert told.status == 200
+    tools = {tool["name"]: tool["input_schema"] for tool in told.body["tools"]}
+    assert (tools["deep"], tools["ok"]) == ({}, {"type": "object"})
+
+
+async def test_a_node_that_is_a_front_only_asks_the_gateways_too_and_several_of_them(
+    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognised(monkeypatch)
+    gateways = [DevGateway(), DevGateway()]
+    for number, gateway in enumerate(gateways):
+        gateway.add_agent(Tools(f"agent-{number}"))
+    urls = ",".join([f"g{number}={await gateway.start()}" for number, gateway in enumerate(gateways)])
+    async with stack(strict_database, redis_url, redis_prefix, gateway_url=urls, role="front") as opened:
+        introduce(opened)
+        agents = await seen(opened, "root")
+        assert {agent_id: agent["online"] for agent_id, agent in agents.items()} == dict.fromkeys(agents, "online")
+        assert agents.keys() == {"agent-0", "agent-1"}
+        for agent_id in agents:
+            assert (await opened.ask("GET", f"{AGENTS}/{agent_id}/tools", sub="root")).status == 200
+        assert not any(gateway._subscribers for gateway in gateways), "a front hears nothing and calls nothing"
+        await gateways[1].stop()
+        opened.context.reach._asked_at = 0
+        assert [agent["online"] for agent in (await seen(opened, "root")).values()] == ["online"]
+        await bound(opened, "agent-1")
+        assert (await seen(opened, "ann"))["agent-1"]["online"] == "unknown"
+    await gateways[0].stop()

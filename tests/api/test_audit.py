@@ -1,73 +1,30 @@
-"""Who did what, from where: lines of decisions, templates and refusals; who reads which; pages, filters, export."""
+"""Who did what, from where: lines of decisions, templates and refusals; who reads which; pages and filters."""
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from daemon.api import audit, gate, refusals
+from daemon.api import gate, refusals
 from daemon.api.context import ATTEMPT
 from daemon.api.refusals import Refusals
-from daemon.auth.caller import Caller, Role
+from daemon.auth.caller import Caller
 from daemon.errors import StoreUnavailable
 from daemon.store.audit import Deed
 from daemon.store.trail import Trail
 from tests.api.answers import assert_problem
+from tests.api.auditing import AUDIT, introduce, lines, paused
 from tests.api.harness import Stack, step
-from tests.patience import eventually
 
-AUDIT = "/v1/audit"
-ROLES: dict[str, frozenset[Role]] = {"root": frozenset({"admin"}), "vera": frozenset({"viewer"})}
 CLIENT = "a test's client/1"
 
 
 @pytest.fixture(autouse=True)
 def people(monkeypatch: pytest.MonkeyPatch) -> None:
-    """root is an admin, vera a viewer, others are plain users."""
-    real = gate._caller
-
-    def known(caller: Caller) -> Caller:
-        return replace(caller, roles=ROLES.get(caller.user_id, caller.roles))
-
-    async def later(found: Any) -> Caller:
-        return known(await found)
-
-    def caller(request: web.Request) -> Any:
-        found = real(request)
-        return later(found) if inspect.isawaitable(found) else known(found)
-
-    monkeypatch.setattr(gate, "_caller", caller)
-
-
-async def lines(stack: Stack, query: str = "", *, sub: str = "root") -> list[dict[str, Any]]:
-    """A page of the audit, oldest first."""
-    found = await stack.ask("GET", AUDIT + query, sub=sub)
-    assert found.status == 200, found.body
-    items: list[dict[str, Any]] = found.body["items"]
-    return items[::-1]
-
-
-async def exported(stack: Stack, query: str = "", *, sub: str = "root") -> list[dict[str, Any]]:
-    """All of the audit, newest first."""
-    answer = await stack.ask("GET", AUDIT + query, sub=sub, headers={"Accept": "application/x-ndjson"})
-    assert answer.status == 200, answer.body
-    return [json.loads(line) for line in answer.body.splitlines()]
-
-
-async def paused(stack: Stack, *, sub: str = "ann") -> str:
-    run_id = await stack.start(step("a", approval_policy="manual"), sub=sub)
-    await eventually(lambda: _is_paused(stack, run_id, sub), what="the pause")
-    return run_id
-
-
-async def _is_paused(stack: Stack, run_id: str, sub: str) -> bool:
-    return bool((await stack.run(run_id, sub=sub))["status"] == "paused")
+    introduce(monkeypatch)
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -117,6 +74,16 @@ async def test_a_word_that_was_refused_is_a_line_with_its_code(live: Stack) -> N
     assert_problem(await live.decide(run_id, "approve", {"step_id": "b"}), 409, "wrong_step")
     *_, line = await lines(live, f"?run_id={run_id}")
     assert (line["action"], line["outcome"], line["code"]) == ("run.approve", "refused", "wrong_step")
+
+
+async def test_so_is_one_that_was_refused_before_it_was_a_command(live: Stack) -> None:
+    run_id = await live.start(step("a"))
+    await live.until(run_id, "completed")
+    assert_problem(await live.decide(run_id, "reject", {"step_id": "a", "reason": "late"}), 409, "not_paused")
+    assert (await live.decide(run_id, "cancel")).status == 200, "there is nothing to do, so nothing was decided"
+    *_, line = await lines(live, f"?run_id={run_id}")
+    assert (line["action"], line["outcome"], line["code"]) == ("run.reject", "refused", "not_paused")
+    assert (line["step_id"], line["comment"], line["owner"]) == ("a", "late", "ann")
 
 
 async def test_a_client_s_name_of_any_bytes_is_kept_as_far_as_it_can_be(live: Stack) -> None:
@@ -301,95 +268,3 @@ async def test_pages_go_back_in_time_and_what_is_new_moves_nothing(live: Stack, 
 )
 async def test_what_nobody_understands_is_refused(live: Stack, query: str) -> None:
     assert_problem(await live.ask("GET", f"{AUDIT}?{query}"), 422, "invalid_parameter")
-
-
-# --- export ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def full(live: Stack) -> Stack:
-    """2,100 lines: 1,050 each about ann's things and bob's."""
-    await live.sql(
-        "INSERT INTO audit_log (at, actor, action, outcome, owner, comment)"
-        " SELECT now() - make_interval(secs => 3000 - n / 3), 'eve', 'thing.done', 'applied',"
-        " CASE WHEN n % 2 = 0 THEN 'ann' ELSE 'bob' END, repeat('x', 500) FROM generate_series(1, 2100) AS n"
-    )
-    return live
-
-
-@pytest.mark.parametrize(("sub", "query", "expected"), [("root", "", 2100), ("ann", "", 1050), ("root", "?limit=7", 7)])
-async def test_an_export_is_everything_that_matches_once_and_in_order(
-    full: Stack, monkeypatch: pytest.MonkeyPatch, sub: str, query: str, expected: int
-) -> None:
-    monkeypatch.setattr(audit, "CHUNK", 400)
-    told = await exported(full, query, sub=sub)
-    assert len({line["id"] for line in told}) == expected
-    assert told == sorted(told, key=lambda line: (line["at"], line["id"]), reverse=True)
-    assert {line["owner"] for line in told} == ({"ann"} if sub == "ann" else {"ann", "bob"})
-
-
-async def test_an_export_says_what_it_is_and_may_be_asked_for_by_the_query(full: Stack) -> None:
-    wanted = {"format": "ndjson", "limit": "1"}
-    async with full.http.get(full.base + AUDIT, params=wanted, headers=full.headers("root")) as answer:
-        assert answer.content_type == "application/x-ndjson"
-        assert (await answer.read()).count(b"\n") == 1
-    async with full.http.head(full.base + AUDIT, params=wanted, headers=full.headers("root")) as answer:
-        assert (answer.status, await answer.read()) == (200, b"")
-    page = await full.ask("GET", f"{AUDIT}?format=json", sub="root", headers={"Accept": "application/x-ndjson"})
-    assert len(page.body["items"]) == 50
-
-
-async def test_an_export_ends_with_its_client_and_holds_no_more_than_a_chunk(
-    full: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit, "CHUNK", 20)
-    await full.sql(
-        "INSERT INTO audit_log (actor, action, outcome, comment)"
-        " SELECT 'eve', 'thing.done', 'applied', repeat('y', 100000) FROM generate_series(1, 2000) AS n"
-    )
-    chunks, ended, real = 0, False, audit._export
-
-    async def counted(trail: Trail, *arguments: Any, **more: Any) -> Any:
-        nonlocal chunks
-        chunks += 1
-        return await listed(trail, *arguments, **more)
-
-    async def export(*arguments: Any) -> web.StreamResponse:
-        nonlocal ended
-        try:
-            return await real(*arguments)
-        finally:
-            ended = True
-
-    listed = Trail.listed
-    monkeypatch.setattr(Trail, "listed", counted)
-    monkeypatch.setattr(audit, "_export", export)
-    async with full.http.get(f"{full.base}{AUDIT}?format=ndjson", headers=full.headers("root")) as answer:
-        await answer.content.readexactly(1000)
-        answer.close()
-    await eventually(lambda: ended, what="the end of the export")
-    assert chunks < 100, "it would be 205 to the end"
-
-
-async def test_an_export_that_cannot_go_on_is_not_taken_for_the_whole(
-    full: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit, "CHUNK", 100)
-    listed, asked = Trail.listed, 0
-
-    async def twice(trail: Trail, *arguments: Any, **more: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked > 2:
-            raise StoreUnavailable("gone")
-        return await listed(trail, *arguments, **more)
-
-    monkeypatch.setattr(Trail, "listed", twice)
-    with pytest.raises(Exception, match=r"payload|closed|reset"):
-        await exported(full)
-    monkeypatch.setattr(Trail, "listed", lambda *_, **__: _gone())
-    assert_problem(await full.ask("GET", f"{AUDIT}?format=ndjson", sub="root"), 503, "store_unavailable")
-
-
-async def _gone() -> None:
-    raise StoreUnavailable("gone")

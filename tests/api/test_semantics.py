@@ -177,7 +177,7 @@ async def test_of_many_people_pressing_everything_at_once_one_is_heard(shared: S
     assert sorted(statuses) == [200] + [409] * 11
     run = await shared.run(run_id)
     assert len(ran(shared)) <= 1
-    assert run["steps_state"]["b"] == {"status": "pending", "attempts": []}
+    assert run["steps_state"]["b"]["attempts"] == []
     await shared.decide(run_id, "cancel")
 
 

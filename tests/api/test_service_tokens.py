@@ -148,7 +148,7 @@ async def test_a_revoked_token_is_refused_from_that_moment_on(shared: Stack) -> 
 
 
 async def test_an_expired_token_is_refused(shared: Stack) -> None:
-    told = await made(shared, token_of("ann"), "viewer", expires_at=soon(1.5))
+    told = await made(shared, token_of("ann"), "viewer", expires_at=soon(3))
 
     async def refused() -> Answer | None:
         answered = await ask(shared, told["token"], "GET", "/v1/workflow-runs")

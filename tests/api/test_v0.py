@@ -156,6 +156,8 @@ async def test_a_step_that_waits_is_pending_and_an_approved_one_says_when(shared
     run_id = await shared.start(step("a", approval_policy="manual"))
     waiting = await shared.until(run_id, "paused")
     assert waiting["paused_reason"] == "awaiting_approval"
+    asked = waiting["steps_state"]["a"].pop("approval")
+    assert (asked["state"], asked["revision"], asked["votes"]) == ("open", 1, [])
     assert waiting["steps_state"]["a"] == {"status": "pending", "attempts": []}
     answered = await shared.decide(run_id, "approve", {"step_id": "a"})
     assert answered.status == 200

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.auth.keys import MAX_KEYS, Keyring, NoKeySet, published
 from tests.auth.signers import ALGORITHMS, Signer, key_set, signer
@@ -36,6 +38,7 @@ UNUSABLE: dict[str, Any] = {
     "a key for encryption": RSA.jwk(use="enc"),
     "a key to sign with": RSA.jwk(key_ops=["sign"]),
     "operations of words": RSA.jwk(key_ops="verify"),
+    "an algorithm of lists": RSA.jwk(alg=["RS256"]),
     "another algorithm of its kind": RSA.jwk(alg="RS512"),
     "an RSA key for PSS": RSA.jwk(alg="PS256"),
     "an RSA key for HS256": RSA.jwk(alg="HS256"),
@@ -72,6 +75,18 @@ def test_a_key_that_is_for_something_else_or_broken_is_passed_over(name: str) ->
     with pytest.raises(NoKeySet, match="none of its 1 keys"):
         published(key_set(UNUSABLE[name]))
     assert [key.kid for key in published(key_set(UNUSABLE[name], signer("EdDSA", "good")))] == ["good"]
+
+
+ODD: list[Any] = ["RSA", "EC", "OKP", "P-256", "Ed25519", "AQAB", "AA", "", "====", "żółć", "a\x00b", "x" * 300]
+ODD += [None, True, 0, -1, 2**63, 1.5, [], ["RSA"], [[]], {}, {"n": []}]
+MEMBERS = ("kty", "crv", "kid", "alg", "use", "key_ops", "n", "e", "x", "y")
+CHANGES = st.dictionaries(st.sampled_from(MEMBERS), st.sampled_from(ODD), max_size=4)
+
+
+@given(st.sampled_from([RSA, EC, ED]), CHANGES)
+def test_whatever_stands_in_a_key_it_is_read_or_passed_over(good: Signer, changes: dict[str, Any]) -> None:
+    keys = published(json.dumps({"keys": [good.jwk() | changes, signer("EdDSA", "good").jwk()]}).encode())
+    assert keys[-1].kid == "good"
 
 
 @pytest.mark.parametrize("document", [b"", b"<html>", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b"\xff", b"null"])

@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
@@ -54,3 +55,15 @@ async def test_two_stacks_never_share_a_directory(home: Path) -> None:
             await DevStack(home, {}, port=0).__aenter__()
         assert over(home)
         assert stack.api_url
+
+
+async def test_its_agent_is_its_users_at_the_first_start_and_at_the_next(home: Path) -> None:
+    for _ in range(2):
+        async with DevStack(home, {}, port=0) as stack, aiohttp.ClientSession(stack.api_url) as http:
+            headers = {"Authorization": f"Bearer {stack.token}"}
+            async with http.get(f"/v1/bridge/agents/{stack.agent_id}", headers=headers) as answer:
+                told = await answer.json()
+            assert (told["owner"], told["may"], told["online"]) == ("dev", ["owner"], "online")
+            said = {"agent_id": "another"}
+            async with http.post("/v1/bridge/agent-token", headers=headers, json=said) as answer:
+                assert answer.status == 200

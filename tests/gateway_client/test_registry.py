@@ -113,3 +113,26 @@ async def test_a_server_that_hangs_is_noticed(server, registry):
             assert caught.value.code in ("silent", "redis_error")
         finally:
             await server.client_unpause()
+
+
+async def test_a_version_of_a_token_only_rises(server, registry):
+    for given, stands in ((1, 1), (3, 3), (2, 3), (3, 3), (10, 10), (9, 10)):
+        assert await registry.raise_token_version("ann", "laptop", given) == stands
+    assert await server.get("bridge:agent_token_version:ann:laptop") == b'{"version":10}'
+    assert await registry.token_versions([("ann", "laptop"), ("bob", "laptop"), ("ann:x", "y")]) == [10, 0, 0]
+
+
+async def test_versions_are_read_and_raised_over_what_others_wrote(server, registry):
+    entries = {b'{"version":4,"expires_at":1}': 4, b"7": 0, b"{": 0, b'{"version":"4"}': 0, b'{"version":4e9}': 0}
+    for entry, version in entries.items():
+        await server.set("bridge:agent_token_version:ann:laptop", entry)
+        assert await registry.token_versions([("ann", "laptop")]) == [version]
+        assert await registry.raise_token_version("ann", "laptop", 2) == max(2, version)
+
+
+async def test_where_no_version_can_be_told_it_is_unavailable():
+    registry = GatewayRedis("redis://127.0.0.1:1/0")
+    for question in (registry.raise_token_version("a", "b", 1), registry.token_versions([("a", "b")])):
+        with pytest.raises(Unavailable):
+            await question
+    await registry.aclose()

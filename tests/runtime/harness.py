@@ -18,7 +18,7 @@ import orjson
 import uuid_utils.compat as uuid7
 
 from daemon import telemetry
-from daemon.auth.caller import Origin
+from daemon.auth.caller import Caller, Origin
 from daemon.config import load
 from daemon.dev.agent import Emit, ToolFailure
 from daemon.dev.envelope import Json
@@ -198,7 +198,7 @@ class Rig:
         return command_id
 
     async def head(self, run_id: RunId) -> RunHead:
-        head = await Runs(self.pool).head(run_id, user_id=USER)
+        head = await Runs(self.pool).head(run_id, by=Caller(USER))
         assert head is not None
         return head
 

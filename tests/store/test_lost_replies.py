@@ -13,16 +13,19 @@ from typing import TypeAlias
 
 import asyncpg
 import pytest
+import uuid_utils.compat as uuid7
 
 from daemon import telemetry
 from daemon.dev.embedded import EmbeddedPostgres
 from daemon.errors import StoreUnavailable
+from daemon.machine.commands import Command, CommandId
+from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
 from daemon.store.migrate import migrate
 from daemon.store.pool import Pool, open_pool, reading
 from tests.machine.scenario import Story, acked, done, step
 from tests.patience import eventually
-from tests.store.conftest import Book
+from tests.store.conftest import ANN, Book
 from tests.store.wire import Wire
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -111,6 +114,20 @@ async def test_a_lost_answer_of_a_refusal_decides_the_command_once(far: Book, wi
     story.say("resume", seen=99)
     wire.lose("answer")
     assert set((await far.write(story)).committed) == {story.run.id}
+
+
+@pytest.mark.parametrize("seen", ["what stands", "what does not"])
+async def test_a_lost_answer_leaves_one_line_in_the_audit(far: Book, wire: Wire, seen: str) -> None:
+    story = await far.open(step(manual=True))
+    await far.write(story)
+    number, pause = CommandId(uuid7.uuid7()), story.run.paused_seq if seen == "what stands" else 99
+    said = NewCommand(id=number, run_id=story.run.id, kind="resume", payload={}, seen_seq=pause, origin=ANN)
+    await Commands(far.pool).add(said)
+    story.turn(commands=[Command(id=number, kind="resume", seen_seq=pause, issued_by="ann")])
+    wire.lose("answer")
+    assert set((await far.write(story)).committed) == {story.run.id}
+    (line,) = [line for line in await far.rows("audit_log") if line["action"] == "run.resume"]
+    assert line["outcome"] == ("applied" if seen == "what stands" else "refused")
 
 
 async def test_a_repeat_that_meets_the_first_try_still_under_way_is_not_applied_twice(

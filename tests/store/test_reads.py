@@ -10,6 +10,7 @@ import orjson
 import pytest
 import uuid_utils.compat as uuid7
 
+from daemon.auth.caller import Caller
 from daemon.errors import SetupError, StoreUnavailable
 from daemon.machine.commands import CommandId, RunId
 from daemon.store.commands import Commands, NewCommand
@@ -52,7 +53,7 @@ async def test_the_view_of_a_run_has_its_steps_attempts_and_snapshot(book: Book)
     story.say("approve", by="ann")
     await book.write(story)
 
-    view = await book.runs.view(story.run.id, user_id="ann")
+    view = await book.runs.view(story.run.id, by=Caller("ann"))
     assert view is not None
     assert (view.head.status, view.head.current_step_index, view.head.last_seq) == ("running", 1, story.run.last_seq)
     assert orjson.loads(view.snapshot) == story.run.spec.model_dump(mode="json")
@@ -75,7 +76,7 @@ async def test_the_view_of_a_run_has_its_steps_attempts_and_snapshot(book: Book)
 async def test_the_head_tells_a_pause_and_an_end(book: Book) -> None:
     story = await book.open(step("a", manual=True))
     await book.write(story)
-    head = await book.runs.head(story.run.id, user_id="ann")
+    head = await book.runs.head(story.run.id, by=Caller("ann"))
     assert head is not None
     assert (head.status, head.paused_reason, head.paused_seq, head.terminal) == (
         *("paused", "awaiting_approval", story.run.paused_seq),
@@ -83,7 +84,7 @@ async def test_the_head_tells_a_pause_and_an_end(book: Book) -> None:
     )
     story.say("reject", reason="no")
     await book.write(story)
-    head = await book.runs.head(story.run.id, user_id="ann")
+    head = await book.runs.head(story.run.id, by=Caller("ann"))
     assert head is not None
     assert (head.status, head.error_code, head.terminal) == ("failed", "approval_rejected", True)
 
@@ -91,9 +92,9 @@ async def test_the_head_tells_a_pause_and_an_end(book: Book) -> None:
 async def test_the_run_of_another_user_is_none(book: Book) -> None:
     story = await book.open(user="ann")
     for user, wanted in (("ann", True), ("bob", False), ("", False), ("ANN", False)):
-        assert (await book.runs.head(story.run.id, user_id=user) is not None) is wanted
-        assert (await book.runs.view(story.run.id, user_id=user) is not None) is wanted
-    assert await book.runs.view(uuid7.uuid7(), user_id="ann") is None
+        assert (await book.runs.head(story.run.id, by=Caller(user)) is not None) is wanted
+        assert (await book.runs.view(story.run.id, by=Caller(user)) is not None) is wanted
+    assert await book.runs.view(uuid7.uuid7(), by=Caller("ann")) is None
 
 
 async def test_a_view_is_of_one_moment(book: Book, other: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -102,7 +103,7 @@ async def test_a_view_is_of_one_moment(book: Book, other: asyncpg.Connection[asy
     await book.write(story)
     async with other.transaction():
         await other.execute("LOCK TABLE workflow_run_attempts IN ACCESS EXCLUSIVE MODE")
-        looking = asyncio.create_task(book.runs.view(story.run.id, user_id="ann"))
+        looking = asyncio.create_task(book.runs.view(story.run.id, by=Caller("ann")))
         await eventually(lambda: _blocked(book.pool))
         await other.execute("UPDATE workflow_runs SET last_seq = 99")
         await other.execute("UPDATE workflow_run_attempts SET state = 'done'")
@@ -172,7 +173,7 @@ async def test_the_log_is_read_in_pages_that_are_what_was_told(book: Book) -> No
 async def test_every_read_says_that_the_store_is_away(pool: Pool) -> None:
     await pool.close()
     with pytest.raises(StoreUnavailable):
-        await Runs(pool).head(uuid7.uuid7(), user_id="ann")
+        await Runs(pool).head(uuid7.uuid7(), by=Caller("ann"))
     with pytest.raises(StoreUnavailable):
         await EventLog(pool).page(uuid7.uuid7(), after_seq=0, limit=1)
 

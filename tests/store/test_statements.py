@@ -56,11 +56,11 @@ async def _moved(book: Book) -> Story:
 
 async def test_a_run_is_read_in_one_statement_however_much_there_is_of_it(book: Book, ear: Ear) -> None:
     story = await _moved(book)
-    view = await Runs(ear.pool).view(story.run.id, user_id="ann")
+    view = await Runs(ear.pool).view(story.run.id, by=Caller("ann"))
     assert view is not None
     assert (len(view.steps), len(view.attempts)) == (2, 2)
     assert ear.statements() == 1
-    assert await Runs(ear.pool).view(story.run.id, user_id="bob") is None
+    assert await Runs(ear.pool).view(story.run.id, by=Caller("bob")) is None
     assert ear.statements() == 1
 
 
@@ -73,7 +73,7 @@ async def test_a_run_is_created_of_a_workflow_by_one_look_and_one_statement_and_
     run_id, start = RunId(uuid7.uuid7()), uuid7.uuid7()
     view = await Runs(ear.pool).create_of(run_id=run_id, caller=Caller("ann"), command_id=start, origin=ANN, **about)
     assert ear.statements() == 1  # and the look at the workflow, which is none at runs
-    again = await Runs(pool).view(run_id, user_id="ann")
+    again = await Runs(pool).view(run_id, by=Caller("ann"))
     assert view is not None
     assert again is not None
     assert (view.head, view.snapshot) == (again.head, again.snapshot)
@@ -96,7 +96,7 @@ async def test_a_word_is_said_in_one_statement_and_only_where_it_is_wanted(book:
     async def say(command_id: CommandId, user: str, *of: str, sees_pause: bool = True) -> str | None:
         payload, origin = {"step_id": "a"}, Origin(actor=user)
         return await commands.say(
-            command_id, "approve", payload, run_id=run_id, user_id=user, origin=origin, of=of, sees_pause=sees_pause
+            command_id, "approve", payload, run_id=run_id, by=Caller(user), origin=origin, of=of, sees_pause=sees_pause
         )
 
     assert await say(CommandId(uuid7.uuid7()), "bob", "paused") is None

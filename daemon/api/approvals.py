@@ -1,0 +1,145 @@
+"""The inbox: what waits for whose word, and several words at once. Nothing here decides; each word is a command."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+import uuid_utils.compat as uuid7
+from aiohttp import web
+from pydantic import ConfigDict, Field
+
+from daemon.api.bulk import add_verdicts
+from daemon.api.context import CALLER, CONTEXT, ORIGIN
+from daemon.api.decisions import Digest, Text, command_url
+from daemon.api.intake import Body, Id
+from daemon.api.pages import PageQuery, page
+from daemon.api.repeats import Repeatable, once
+from daemon.api.shapes import json_response, terms_shape, vote_shape
+from daemon.auth.caller import Origin
+from daemon.machine.approval import needs_digest
+from daemon.machine.commands import CommandId
+from daemon.machine.ground import Traits
+from daemon.machine.spec import Name, StepSpec
+from daemon.store.approvals import Request, Waited
+from daemon.store.commands import NewCommand
+from daemon.store.once import Repeated
+from daemon.store.runs import RunHead
+from daemon.store.workflows import Place
+
+MOST = 100
+"""Decisions of one request."""
+
+
+class Word(Body):
+    """One decision of a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: Id
+    step_id: Name
+    decision: Literal["approve", "reject"]
+    digest: Digest | None = None
+    comment: Text | None = Field(None, description="Of an approval its comment, of a rejection its reason.")
+
+
+class Batch(Body):
+    """Body of ``POST /v1/approvals/decide``: a run stands in it once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[list[Word], Field(min_length=1, max_length=MOST)]
+
+
+async def listed(request: web.Request, query: PageQuery) -> web.Response:
+    """What waits for you, oldest first."""
+    place = query.place
+    after = None if place is None else Waited(_ms(place.created_at), place.id)
+    found = await request.app[CONTEXT].approvals.waiting_for(request[CALLER], after=after, limit=query.limit + 1)
+    return page(found, query, _shape, lambda one: Place(_moment(one.opened_at_ms), one.run_id))
+
+
+async def decide(request: web.Request, headers: Repeatable, body: Batch) -> web.Response:
+    """Approve or reject several calls, each for itself; 200 with an item for each, applied or not."""
+    context = request.app[CONTEXT]
+    seen = await context.runs.seen([word.run_id for word in body.items], by=request[CALLER])
+    heads: dict[UUID, RunHead] = {head.id: head for head in seen}
+    items: list[dict[str, Any]] = []
+    commands: list[NewCommand] = []
+    for word in body.items:
+        item, command = _said(word, heads.pop(word.run_id, None), request[ORIGIN])
+        items.append(item)
+        commands += [command] if command is not None else []
+    answer: dict[str, Any] = {"items": items}
+    try:
+        await context.commands.add(*commands, once=once(request, headers, body, answer))
+    except Repeated as first:
+        answer = first.made
+    else:
+        context.bell.ring(*(command.run_id for command in commands))
+    await add_verdicts(context, answer["items"])
+    return json_response(answer)
+
+
+def _said(word: Word, head: RunHead | None, origin: Origin) -> tuple[dict[str, Any], NewCommand | None]:
+    """The item before its verdict, and the command, if the word is about a pause at all."""
+    item: dict[str, Any] = {"run_id": str(word.run_id), "outcome": "refused", "code": None, "message": None}
+    if head is None:
+        missing = "You see no run with this id, or it stands in this batch already."
+        return item | {"code": "not_found", "message": missing}, None
+    item |= {"status": head.status, "paused_reason": head.paused_reason}
+    if head.status != "paused":
+        return item | {"code": "not_paused", "message": f"The run is {head.status}, not paused."}, None
+    said = {"step_id": word.step_id, "digest": word.digest}
+    said["comment" if word.decision == "approve" else "reason"] = word.comment
+    command = NewCommand(
+        id=CommandId(uuid7.uuid7()),
+        run_id=head.id,
+        kind=word.decision,
+        payload={name: value for name, value in said.items() if value is not None},
+        seen_seq=head.paused_seq,
+        origin=origin,
+    )
+    return item | {"outcome": "undecided", "command": command_url(head.id, command.id)}, command
+
+
+def _shape(one: Request) -> dict[str, Any]:
+    step = StepSpec.model_validate(orjson.loads(one.step))
+    terms = orjson.loads(one.terms)
+    return {
+        "run_id": str(one.run_id),
+        "title": one.title,
+        "started_by": one.user_id,
+        "step_id": step.id,
+        "step_name": step.name,
+        "step_index": one.step_index,
+        "revision": one.revision,
+        "digest": one.digest,
+        "agent_id": one.agent_id,
+        "tool_name": one.tool_name,
+        "schema_hash": one.schema_hash,
+        "arguments": orjson.Fragment(one.arguments) if one.arguments is not None else step.tool_config.arguments,
+        **terms_shape(terms),
+        "approvers": one.approvers,
+        "votes": [vote_shape(vote) for vote in orjson.loads(one.votes)],
+        "forbid_self": step.terms.forbid_self,
+        "allow_edit": step.terms.allow_edit,
+        "needs_digest": needs_digest(step.terms, Traits(**terms["traits"])),
+        "on_expiry": step.terms.on_expiry,
+        "instructions": step.terms.instructions,
+        "opened_at": one.opened_at_ms,
+        "age_ms": max(0, one.now_ms - one.opened_at_ms),
+        "expires_at": one.expires_at_ms,
+        "expired_at": one.expired_at_ms,
+        "edited_by": one.edited_by,
+    }
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,93 @@
+"""What waits for whose approval: the inbox. Used by ``api``; the rows are the journal's.
+
+Three walks down three indexes, oldest first: where somebody is named, where their own run asks them, and where policy
+asks the agent's owner or whom they let approve. Whether a word is heard is the actor's to decide; this only finds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from daemon.auth.caller import Caller
+from daemon.machine.commands import RunId
+from daemon.store.pool import Pool, reading
+
+_WAITING = """
+FROM workflow_run_approvals a JOIN workflow_runs r ON r.id = a.run_id AND r.status = 'paused'
+    AND r.paused_reason = 'awaiting_approval' AND r.current_step_index = a.step_index
+WHERE a.state = 'open' AND ($3::bigint IS NULL OR (a.opened_at_ms, a.run_id) > ($3, $4::uuid))
+    AND NOT (r.user_id = $1 AND (a.terms ->> 'forbid_self')::boolean)
+"""
+_OLDEST = "ORDER BY a.opened_at_ms, a.run_id LIMIT $5"
+_INBOX = f"""
+WITH found AS (
+    (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
+        AND a.approvers <> '{{}}' AND NOT a.requires_approval AND a.approvers && $2::text[] {_OLDEST})
+    UNION ALL
+    (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
+        AND a.approvers = '{{}}' AND NOT a.requires_approval AND r.user_id = $1 {_OLDEST})
+    UNION ALL
+    (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
+        AND a.requires_approval AND (a.approvers = '{{}}' OR a.approvers && $2::text[])
+        AND decides_for(a.agent_id, a.tool_name, $2::text[]) {_OLDEST})
+)
+SELECT a.run_id, r.title, r.user_id, r.paused_seq, a.step_index, a.revision, a.digest, a.agent_id, a.tool_name,
+    a.schema_hash, a.arguments::text AS arguments, a.risk, a.requires_approval, a.approvers, a.terms::text AS terms,
+    a.votes::text AS votes, a.opened_at_ms, a.expires_at_ms, a.expired_at_ms, a.edited_by,
+    (SELECT s.snapshot -> 'steps' -> a.step_index FROM workflow_run_specs s WHERE s.run_id = a.run_id)::text AS step,
+    (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+FROM found JOIN workflow_run_approvals a USING (run_id, step_index, revision) JOIN workflow_runs r ON r.id = a.run_id
+ORDER BY a.opened_at_ms, a.run_id LIMIT $5
+"""  # noqa: S608 - nothing of it is input
+
+
+class Waited(NamedTuple):
+    """Where a page of the inbox ends: it is oldest first, by these two."""
+
+    opened_at_ms: int
+    run_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A call that waits for somebody's word. ``step``, ``arguments`` (where edited), ``terms`` and ``votes`` are JSON
+    texts; times are epoch ms."""
+
+    run_id: RunId
+    title: str | None
+    user_id: str
+    paused_seq: int
+    step_index: int
+    revision: int
+    digest: str
+    agent_id: str
+    tool_name: str
+    schema_hash: str | None
+    arguments: str | None
+    risk: str
+    requires_approval: bool
+    approvers: list[str]
+    terms: str
+    votes: str
+    opened_at_ms: int
+    expires_at_ms: int | None
+    expired_at_ms: int | None
+    edited_by: str | None
+    step: str
+    now_ms: int
+
+
+class Approvals:
+    """Every method raises StoreUnavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def waiting_for(self, caller: Caller, *, after: Waited | None, limit: int) -> list[Request]:
+        """What the caller may decide now, oldest first."""
+        place = after or (None, None)
+        async with reading(self._pool) as connection:
+            rows = await connection.fetch(_INBOX, caller.user_id, sorted(caller.subjects), *place, limit)
+        return [Request(**dict(row)) for row in rows]
