@@ -291,6 +291,7 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
 
 def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptIntended:
     timeout_ms = run.spec.steps[run.step_index].tool_config.timeout_ms
+    ground = _ground(run, facts)
     return AttemptIntended(
         step_index=run.step_index,
         attempt_index=attempt_index,
@@ -298,6 +299,7 @@ def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptInte
         epoch=facts.epoch,
         ack_by=now + facts.limits.ack_timeout_ms,
         deadline_at=now + timeout_ms,
+        risk=ground.traits.risk if ground is not None else None,
     )
 
 

@@ -214,6 +214,7 @@ def _attempt_payload(
             body["epoch"] = event.epoch
             body["ack_by"] = event.ack_by
             body["deadline_at"] = event.deadline_at
+            body["risk"] = event.risk
         case AttemptSent():
             pass
         case AttemptUnsent():

@@ -2,7 +2,8 @@
 
 Turns read it without waiting. A run whose agents are not in it yet waits for ``learn``, and holds nobody else up. It is
 never trusted alone: a commit that intends a call names the version it went by, and Postgres refuses another
-(``store/journal``); then the book is read anew. Between that commit and the first byte ``allows`` is asked once more.
+(``store/journal``); then the book is read anew. Between that commit and the first byte ``allows`` is asked once more,
+and says no where the version was not known to stand a moment ago: so there is a moment after which a hold is certain.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from daemon import telemetry
-from daemon.auth.access import Agent, Hold, Policy, ground_of, next_expiry
+from daemon.auth.access import CERTAIN_S, Agent, Hold, Policy, ground_of, next_expiry
 from daemon.errors import StoreUnavailable
 from daemon.machine.effects import Invoke
 from daemon.machine.ground import Ground
@@ -22,8 +23,8 @@ from daemon.machine.state import Run
 from daemon.runtime.catalogue import Catalogue
 from daemon.telemetry import log
 
-AGENTS_KEPT = 10_000
-GROUNDS_KEPT = 50_000
+AGENTS_KEPT = 50_000
+GROUNDS_KEPT = 100_000
 
 
 class AuthorityRecords(Protocol):
@@ -57,6 +58,8 @@ class RunClock(Protocol):
 
     def now(self) -> int: ...
 
+    def monotonic(self) -> float: ...
+
 
 class Authority:
     """What is known of authority on this node. ``changed`` is called whenever another version was read."""
@@ -77,6 +80,8 @@ class Authority:
         self._changed = changed
         self._version = 0
         self._stale = True
+        self._confirmed_at = float("-inf")
+        """When (monotonic s) the version was last known to stand."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._policies: tuple[Policy, ...] = ()
         self._holds: tuple[Hold, ...] = ()
@@ -118,7 +123,9 @@ class Authority:
     def allows(self, run: Run, invoke: Invoke) -> bool:
         """Whether the call may leave this moment: nothing bars or holds it, and it is what was approved, if it was."""
         ground = self.ground(run, invoke.agent_id, invoke.tool_name)
-        if ground is None or ground.barred is not None or ground.held is not None or self._stale:
+        if ground is None or ground.barred is not None or ground.held is not None:
+            return False
+        if self._stale or self._clock.monotonic() - self._confirmed_at >= CERTAIN_S:
             return False
         return invoke.as_approved and (invoke.approved is not None or not ground.traits.requires_approval)
 
@@ -156,6 +163,11 @@ class Authority:
         self._stale = True
         telemetry.authority_outdated.inc()
 
+    def confirmed(self, version: int, at: float) -> None:
+        """Postgres had this version at ``at`` (monotonic s) or later."""
+        if version == self._version and at > self._confirmed_at:
+            self._confirmed_at = at
+
     def hint(self) -> None:
         """Somebody changed something: look now."""
         self._hint.set()
@@ -170,24 +182,34 @@ class Authority:
                 pass
             self._hint.clear()
             try:
-                if self._stale or await self._records.version() != self._version:
-                    await self._read(())
+                await self._look()
             except StoreUnavailable as fault:
                 log.warning("authority cannot be read", fault=str(fault))
 
+    async def _look(self) -> None:
+        started = self._clock.monotonic()
+        version = self._version if self._stale else await self._records.version()
+        if self._stale or version != self._version:
+            await self._read(())
+        else:
+            self.confirmed(version, started)
+
     async def _read(self, wanted: Iterable[str]) -> None:
-        known = list(self._agents)
+        known, started = list(self._agents), self._clock.monotonic()
         said = await self._records.read(sorted({*known, *wanted}))
         if said.version < self._version:  # an older answer that came late
             return
         moved = said.version != self._version
         if moved or self._stale:
             self._grounds.clear()
+        if moved:  # one that another reading brought meanwhile is of an older version
+            self._agents.clear()
         self._agents.update(said.agents)
         while len(self._agents) > AGENTS_KEPT:
             self._agents.popitem(last=False)
         self._version, self._policies, self._holds = said.version, said.policies, said.holds
         self._stale = False
+        self.confirmed(said.version, started)
         if moved:
             await self._records.wake_held()
             self._changed()

@@ -116,6 +116,8 @@ class Authority(Protocol):
 
     def outdated(self) -> None: ...
 
+    def confirmed(self, version: int, at: float) -> None: ...
+
 
 class Tools(Protocol):
     """What tools say of themselves, as far as it is known."""
