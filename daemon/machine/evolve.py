@@ -250,6 +250,7 @@ def _intended(run: Run, event: AttemptIntended, at: int) -> Run:
             ack_by=event.ack_by,
             deadline_at=event.deadline_at,
             retry_at=None,
+            risk=event.risk,
         )
         return replace(run, attempt=attempt)
     attempt = Attempt(
@@ -262,6 +263,7 @@ def _intended(run: Run, event: AttemptIntended, at: int) -> Run:
         intended_at=at,
         ack_by=event.ack_by,
         deadline_at=event.deadline_at,
+        risk=event.risk,
     )
     if run.in_flight:
         raise IllegalMove("a second attempt while one is in flight")

@@ -18,6 +18,7 @@ from msgspec import Struct
 from daemon.machine.approval import Revision
 from daemon.machine.commands import Epoch, Mark, ReqId, RunId
 from daemon.machine.events import PausedReason
+from daemon.machine.ground import Risk
 from daemon.machine.spec import StepSpec, WorkflowSpec
 
 RunStatus = Literal["running", "paused", "completed", "failed", "canceled"]
@@ -119,6 +120,8 @@ class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     ended_at: int | None = None
     answered: bool = False
     log_bytes: int = 0
+    risk: Risk | None = None
+    """Of its tool, as it was intended."""
     mark: Mark | None = None
 
     @property

@@ -85,7 +85,7 @@ SELECT {_COLUMNS},
             SELECT a.req_id, a.attempt AS attempt_index, a.state, a.intended_at_ms / 1000 AS start_ts,
                 a.ended_at_ms / 1000 AS end_ts, CASE WHEN a.ended_at_ms IS NOT NULL THEN a.state = 'done' END AS ok,
                 a.exit_code, a.state = 'canceled' AS canceled, a.error, a.result AS result_json,
-                left(a.result::text, {PREVIEW_CHARS}) AS result_preview, a.log_tail AS log_preview
+                left(a.result::text, {PREVIEW_CHARS}) AS result_preview, a.log_tail AS log_preview, a.risk
         ) told
         WHERE a.run_id = r.id ORDER BY a.step_index, a.attempt
     ) AS attempts,

@@ -43,12 +43,12 @@ WITH moved AS (
     INSERT INTO workflow_run_attempts AS a (
         run_id, step_index, attempt, req_id, epoch, state, first_intended_at_ms, intended_at_ms, ack_by_ms,
         deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
-        ended_at_ms, answered, log_bytes, mark_term, mark_number, arguments, error, exit_code, result, log_tail)
+        ended_at_ms, answered, log_bytes, risk, mark_term, mark_number, arguments, error, exit_code, result, log_tail)
     SELECT t.run_id, t.step_index, t.attempt, t.req_id, t.epoch, t.state, t.first_ms, t.intended_ms, t.ack_ms,
         t.deadline_ms, t.acked_ms, t.canceling, t.cancel_ms, t.retry_ms, t.tries, t.unsent_reason, t.unsent_detail,
-        t.ended_ms, t.answered, t.log_bytes, t.mark_term, t.mark_number,
+        t.ended_ms, t.answered, t.log_bytes, t.risk, t.mark_term, t.mark_number,
         coalesce(t.arguments, '{}')::json, t.error::json, t.exit_code, t.result::json, coalesce(t.log_tail, '')
-    FROM unnest($3::commit_attempt[]) AS t
+    FROM unnest($3::commit_attempt_of_risk[]) AS t
     WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
     ON CONFLICT (run_id, step_index, attempt) DO UPDATE SET
         epoch = excluded.epoch, state = excluded.state, intended_at_ms = excluded.intended_at_ms,
@@ -56,6 +56,7 @@ WITH moved AS (
         canceling = excluded.canceling, cancel_until_ms = excluded.cancel_until_ms, retry_at_ms = excluded.retry_at_ms,
         tries = excluded.tries, unsent_reason = excluded.unsent_reason, unsent_detail = excluded.unsent_detail,
         ended_at_ms = excluded.ended_at_ms, answered = excluded.answered, log_bytes = excluded.log_bytes,
+        risk = excluded.risk,
         mark_term = excluded.mark_term, mark_number = excluded.mark_number,
         error = coalesce(excluded.error, a.error), exit_code = coalesce(excluded.exit_code, a.exit_code),
         result = coalesce(excluded.result, a.result), log_tail = right(a.log_tail || excluded.log_tail, 8000)
@@ -201,7 +202,7 @@ SELECT want.id,
     ARRAY(
         SELECT ROW(step_index, attempt, req_id, state, epoch, first_intended_at_ms, intended_at_ms, ack_by_ms,
             deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
-            ended_at_ms, answered, log_bytes, mark_term, mark_number)
+            ended_at_ms, answered, log_bytes, risk, mark_term, mark_number)
         FROM workflow_run_attempts WHERE run_id = want.id ORDER BY step_index DESC, attempt DESC LIMIT $2
     ) AS attempts,
     (
@@ -336,6 +337,7 @@ def _attempt(run_id: RunId, row: AttemptRow) -> tuple[object, ...]:
         a.ended_at,
         a.answered,
         a.log_bytes,
+        a.risk,
         None if mark is None else mark.term,
         None if mark is None else mark.number,
         row.arguments,
