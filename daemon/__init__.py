@@ -87,6 +87,8 @@ Where this differs from the first design, and why
 * What every step asks of Redis goes over one connection of our own making (``fabric/line``): a pipeline of redis-py
   costs more CPU than all that it carries. redis-py opens that connection and does everything rarer.
 * An invoke for which a place and a connection are free is written at once, without a task (``invoke_at_once``).
+* Postgres tells the attempts of a run as the JSON that a GET answers (``store/runs``), so that shape stands there, not
+  in ``api/shapes``: made in the node, an answer of 400 steps held its loop for 4 ms.
 * The grouped commit takes arrays of rows, not of columns (types of ``schema/0009``), and moves the runs by one fenced
   UPDATE; the rest of it compares counts instead of joining. Its plan is generic, as it depends on nothing in a batch.
 * Metrics are counted by values of our own (``counting``) and told by prometheus_client, whose locks took 50 µs a step.
