@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from daemon.machine.approval import freeze, stands
+from daemon.machine.approval import freeze, outdated, stands
 from daemon.machine.effects import approval_expires_at, run_deadline
 from daemon.machine.events import (
     RELEASE,
@@ -203,6 +203,18 @@ def _approval_is_frozen(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     return () if ground is None else (_asks(run, ground, now),)
 
 
+def _approval_is_outdated(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    """What waits is asked anew where today's policies ask others, or would void it as soon as it was approved."""
+    revision = run.approval
+    if run.paused_reason != "awaiting_approval" or run.status != "paused":
+        return ()
+    ground = _ground(run, facts)
+    if ground is None or revision is None or revision.state != "open":
+        return ()
+    voids = outdated(revision, run.spec.steps[run.step_index], ground)
+    return () if voids is None else (_asks(run, ground, now, voids),)
+
+
 def _hold_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     if run.status != "paused" or run.paused_reason != "held":
         return ()
@@ -322,6 +334,7 @@ AT_REST: tuple[Rule, ...] = (
     _all_is_done,
     _approval_expires,
     _approval_is_frozen,
+    _approval_is_outdated,
     _hold_is_over,
     _unsent_again,
     _next_step,

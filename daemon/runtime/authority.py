@@ -33,7 +33,7 @@ class AuthorityRecords(Protocol):
 
     async def version(self) -> int: ...
 
-    async def wake_held(self) -> None: ...
+    async def wake(self) -> None: ...
 
 
 class Said(Protocol):
@@ -189,7 +189,7 @@ class Authority:
         self._version, self._policies, self._holds = said.version, said.policies, said.holds
         self._stale = False
         if moved:
-            await self._records.wake_held()
+            await self._records.wake()
             self._changed()
 
 

@@ -1,8 +1,8 @@
 """What waits for whose approval: the inbox. Used by ``api``; the rows are the journal's.
 
 Three walks down three indexes, oldest first: where somebody is named, where their own run asks them, and where policy
-asks the agent's owner or whom they let approve; each leaves out what that person has said yes to already. Whether a word
-is heard is the actor's to decide; this only finds.
+asks the agent's owner or whom they let approve; each leaves out what that person has said yes to already. Whether a
+word is heard is the actor's to decide; this only finds.
 """
 
 from __future__ import annotations
