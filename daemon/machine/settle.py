@@ -215,13 +215,18 @@ def _approval_is_outdated(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     return () if voids is None else (_asks(run, ground, now, voids),)
 
 
-def _hold_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+def _hold_has_changed(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    """Nothing holds it any more, or something else does than what the run says."""
     if run.status != "paused" or run.paused_reason != "held":
         return ()
     ground = _ground(run, facts)
-    if ground is None or ground.held is not None:
+    if ground is None or ground.held == run.error_message:
         return ()
-    return (RunResumed(paused_reason="held", by=RELEASE),)
+    return (RunResumed(paused_reason="held", by=RELEASE),) if ground.held is None else (_held(run, ground.held),)
+
+
+def _held(run: Run, why: str) -> StepPaused:
+    return StepPaused(step_index=run.step_index, paused_reason="held", code="held", message=why)
 
 
 def _ground(run: Run, facts: Facts) -> Ground | None:
@@ -265,7 +270,7 @@ def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
         if voids is not None:
             return (_asks(run, ground, now, voids),)
     if ground.held is not None:
-        return (StepPaused(step_index=index, paused_reason="held", code="held", message=ground.held),)
+        return (_held(run, ground.held),)
     return None
 
 
@@ -335,7 +340,7 @@ AT_REST: tuple[Rule, ...] = (
     _approval_expires,
     _approval_is_frozen,
     _approval_is_outdated,
-    _hold_is_over,
+    _hold_has_changed,
     _unsent_again,
     _next_step,
 )

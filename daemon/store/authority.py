@@ -23,7 +23,7 @@ SELECT (SELECT version FROM authority_version) AS version,
     ARRAY(
         SELECT ROW(agents, tools, risk, writes, open_world, idempotent, requires_approval, denied) FROM tool_policies
     ) AS policies,
-    ARRAY(SELECT ROW(scope, target, reason, held_by) FROM holds WHERE released_at IS NULL) AS holds
+    ARRAY(SELECT ROW(scope, target, reason, held_by) FROM holds WHERE released_at IS NULL ORDER BY id) AS holds
 """
 
 _WAKE_HELD = """
