@@ -6,7 +6,7 @@ Anyone may raise these; only ``api/gate.py`` turns them into HTTP answers and on
     RunwardenError
     ├── CallerError                 the client asked for something it cannot have
     │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · Conflict 409
-    │   ├── Stale 412 · TooLarge 413 · Invalid 422
+    │   ├── Stale 412 · TooLarge 413 · Invalid 422 · TooMany 429
     ├── WorldError                  a neighbour (Postgres, Redis, a Gateway, an issuer) did not do its part
     │   ├── StoreUnavailable 503 · FabricUnavailable 503 · IssuerUnavailable 503
     │   └── Poison 500              one row or letter that the store can never accept
@@ -95,6 +95,13 @@ class Invalid(CallerError):
         if detail is None and faults:
             detail = "; ".join(f"{path}: {message}" for path, message in faults)
         super().__init__(detail, code=code)
+
+
+class TooMany(CallerError):
+    """You do this too often: wait a moment, and go on."""
+
+    code = "too_many_requests"
+    status = 429
 
 
 class WorldError(RunwardenError):

@@ -32,6 +32,7 @@ from daemon.api.context import CONTEXT, DOCUMENT, Context
 from daemon.api.contract import Answer, Problems, Route, merged
 from daemon.api.gate import EVENTS, gate
 from daemon.api.openapi import describe
+from daemon.api.pace import PACE, Pace
 from daemon.api.refusals import REFUSALS, Refusals
 
 FLOWS = "/v1/workflows"
@@ -195,11 +196,11 @@ AUTHORITY = [
     Route("GET", AGENTS, agents.listed, {200: Answer(says="A page.", model=about.AgentPage)}),
     Route("GET", AGENT, agents.get, {200: Answer(says="The agent.", model=about.Agent)}, NO_SUCH),
     Route("GET", AGENT + "/tools", agents.tools, {200: Answer(says="Its tools.", model=about.ToolList)}, LIVE),
-    Route("PUT", AGENT + "/binding", agents.bind, A_BINDING, TAKEN, role="operator"),
+    Route("PUT", AGENT + "/binding", agents.bind, A_BINDING, TAKEN, role="operator", paced=True),
     Route("DELETE", AGENT + "/binding", agents.unbind, A_BINDING, MIRRORED, role="admin"),
     Route("GET", AGENT + "/grants", grants.listed, {200: Answer(says="All.", model=about.GrantList)}, OWNERS),
-    Route("POST", AGENT + "/grants", grants.add, A_GRANT, GRANTED, role="operator"),
-    Route("DELETE", GRANT, grants.revoke, A_GRANT, GRANTED, role="operator"),
+    Route("POST", AGENT + "/grants", grants.add, A_GRANT, GRANTED, role="operator", paced=True),
+    Route("DELETE", GRANT, grants.revoke, A_GRANT, GRANTED, role="operator", paced=True),
     Route(
         "POST",
         "/v1/bridge/agent-token",
@@ -207,13 +208,14 @@ AUTHORITY = [
         {200: Answer(says="The token.", model=about.AgentToken)},
         MINTED,
         role="operator",
+        paced=True,
     ),
     Route("GET", POLICIES, policies.listed, {200: Answer(says="All.", model=about.PolicyList)}, role="admin"),
     Route("POST", POLICIES, policies.add, A_POLICY, SAID, role="admin"),
     Route("PUT", POLICIES + "/{policy_id}", policies.replace, A_POLICY, merged(NO_SUCH, SAID), role="admin"),
     Route("DELETE", POLICIES + "/{policy_id}", policies.delete, A_POLICY, NO_SUCH, role="admin"),
     Route("GET", HOLDS, holds.listed, {200: Answer(says="A page.", model=about.HoldPage)}),
-    Route("POST", HOLDS, holds.hold, A_HOLD, OWNERS, role="operator"),
+    Route("POST", HOLDS, holds.hold, A_HOLD, OWNERS, role="operator", paced=True),
     Route(
         "POST",
         HOLDS + "/{hold_id}/release",
@@ -221,6 +223,7 @@ AUTHORITY = [
         A_HOLD,
         merged(OWNERS, {403: ("held_by_admin",)}),
         role="operator",
+        paced=True,
     ),
 ]
 
@@ -247,6 +250,7 @@ def make_app(context: Context, *, ops_only: bool = False) -> web.Application:
     """The application over everything it may use; ``ops_only``: what a runner answers."""
     app = web.Application(middlewares=[gate], client_max_size=context.settings.body_limit_bytes)
     app[CONTEXT] = context
+    app[PACE] = Pace()
     app[REFUSALS] = Refusals()
     app[DOCUMENT] = cast("Callable[[], bytes]", document)
     app.add_routes([route.bound() for route in (OPS if ops_only else ROUTES)])

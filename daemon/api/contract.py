@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from daemon.api.context import CALLER, OPERATION
 from daemon.api.intake import read_body, read_headers, read_path, read_query
+from daemon.api.pace import PACE
 from daemon.auth.caller import Role
 
 Problems: TypeAlias = Mapping[int, tuple[str, ...]]
@@ -45,6 +46,8 @@ class Route:
     """Whether anybody may ask, without a token."""
     role: Role = "viewer"
     """What a caller's token must give them; an admin's gives all."""
+    paced: bool = False
+    """Whether it changes who may do what, so that a caller may do it only so often."""
 
     @property
     def name(self) -> str:
@@ -66,6 +69,8 @@ class Route:
             request[OPERATION] = self.name
             if not self.open:
                 request[CALLER].require(self.role)
+            if self.paced:
+                request.app[PACE].keep(request[CALLER])
             if "path" in takes:
                 given["path"] = read_path(request, takes["path"])
             if "query" in takes:

@@ -17,7 +17,7 @@ from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.peers import address_of
 from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
-from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, WorldError
+from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, TooMany, WorldError
 from daemon.telemetry import log, span
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -108,8 +108,8 @@ def problem(fault: RunwardenError) -> web.Response:
     headers = {}
     if fault.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="runwarden"'
-    if isinstance(fault, WorldError):
-        headers["Retry-After"] = "1"
+    if isinstance(fault, WorldError | TooMany):
+        headers["Retry-After"] = "1" if isinstance(fault, WorldError) else "10"
     return web.Response(
         body=orjson.dumps(body), status=fault.status, content_type="application/problem+json", headers=headers
     )

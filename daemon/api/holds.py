@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import uuid_utils.compat as uuid7
@@ -13,6 +14,7 @@ from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Flag, Id, Path
 from daemon.api.pages import PageQuery, page
 from daemon.api.shapes import json_response, moment
+from daemon.auth.access import CERTAIN_S
 from daemon.errors import Forbidden, Invalid, NotFound
 from daemon.store.audit import Deed
 from daemon.store.holds import Hold, Scope
@@ -52,7 +54,10 @@ async def listed(request: web.Request, query: HoldsQuery) -> web.Response:
 
 
 async def hold(request: web.Request, body: NewHold) -> web.Response:
-    """Hold an agent, a user or everything: an admin; an agent's owner that agent. What is held already stays so."""
+    """Hold an agent, a user or everything: an admin; an agent's owner that agent. What is held already stays so.
+
+    When this is answered, no call leaves any more: it waits until that is certain, a second and a half.
+    """
     context, caller = request.app[CONTEXT], request[CALLER]
     await _mine(request, body.scope, body.target or "", "hold.set")
     if (body.target is None) != (body.scope == "everything"):
@@ -66,6 +71,7 @@ async def hold(request: web.Request, body: NewHold) -> web.Response:
         origin=request[ORIGIN],
     )
     await context.authority_changed()
+    await asyncio.sleep(CERTAIN_S)
     return json_response(_shape(stands))
 
 

@@ -30,6 +30,7 @@ from daemon.api.contract import Problems, Route, merged
 _REF = "#/components/schemas/"
 _TOKEN: Problems = {401: ("unauthenticated", "token_invalid", "token_expired", "token_revoked")}
 _ROLE: Problems = {403: ("role_required",)}
+_PACED: Problems = {429: ("too_many_changes",)}
 _TICKET: Problems = {401: ("ticket_invalid", "ticket_expired")}
 _OURS: Problems = {500: ("internal_error",), 503: ("store_unavailable", "fabric_unavailable", "issuer_unavailable")}
 _BODY: Problems = {
@@ -105,6 +106,7 @@ def problems_of(route: Route) -> Problems:
         route.problems,
         _TOKEN,
         _ROLE if route.role != "viewer" else {},
+        _PACED if route.paced else {},
         _OURS,
         _TICKET if tickets else {},
         _BODY if "body" in takes else {},

@@ -18,6 +18,11 @@ Permission = Literal["use", "approve", "view"]
 """``use``: to call its tools in one's runs; ``approve``: to decide where policy asks; both, and ``view``, to see it."""
 
 
+CERTAIN_S = 1.5
+"""So long after a change is on disk, at the latest, no node lets a call go that it forbids: a call leaves only by what
+was known to stand less than this ago. Normally it is milliseconds; who holds something is answered when it is sure."""
+
+
 class Grant(Struct, frozen=True, kw_only=True, gc=False):
     """What somebody was given on an agent; ``tools`` are patterns, ``*`` stands for any text."""
 

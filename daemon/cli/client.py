@@ -28,6 +28,8 @@ VERDICT_POLL_S = 0.5
 
 _EXITS = {401: Exit.NOT_AUTHORISED, 403: Exit.NOT_AUTHORISED, 404: Exit.NOT_FOUND, 409: Exit.REFUSED}
 _EXITS |= {400: Exit.INVALID, 405: Exit.INVALID, 413: Exit.INVALID, 415: Exit.INVALID, 422: Exit.INVALID}
+_STATUS = {"not_an_approver": 403}
+"""Of verdicts that came late, where the answer itself would have had another than 409."""
 _HINTS = {
     401: "The token is wrong, expired or of another node. Set one: runwarden profile set NAME --token-stdin, or"
     " RUNWARDEN_TOKEN.",
@@ -39,7 +41,14 @@ _HINTS_BY_CODE = {
     "pause_changed": "Somebody was faster. Look again: runwarden run show RUN",
     "not_paused": "Look at where it stands: runwarden run show RUN",
     "confirm_required": "Look at what the tool did. To run it again: runwarden run resume RUN --run-again",
-    "use_approve": "This step is decided by name: runwarden run approve RUN --step STEP",
+    "use_approve": "This step is decided by name: runwarden run approve RUN --step STEP --digest SHA256",
+    "digest_required": "Look at the call (runwarden run show RUN), then name its digest: --digest sha256:…",
+    "digest_mismatch": "It is another call by now. Look again: runwarden run show RUN",
+    "approval_expired": "It is about to be ended as expired, or to be asked anew. Look: runwarden run show RUN",
+    "not_an_approver": "What waits for you: runwarden approvals list",
+    "not_your_run": "What waits for you: runwarden approvals list",
+    "edit_not_allowed": "Reject it, and start a run with the arguments that you want.",
+    "held": "What is held, and why: runwarden hold list",
     "agent_unauthorized": "Ask the agent's owner: runwarden agent grant AGENT use --user YOU",
     "agent_tokens_off": "",
     "agent_offline": "Start the agent; `runwarden agent list` tells when it is online.",
@@ -103,7 +112,7 @@ class Api:
         while asyncio.get_running_loop().time() < deadline:
             told = await self.get(answer.location)
             if told["verdict"] == "refused":
-                raise refusal(409, {"code": told["code"], "detail": told["message"]})
+                raise refusal(_STATUS.get(told["code"], 409), {"code": told["code"], "detail": told["message"]})
             if told["verdict"] == "applied":
                 return Answer(200, await self.get(f"/v1/workflow-runs/{run_id}"), None)
             await asyncio.sleep(VERDICT_POLL_S)

@@ -1,7 +1,7 @@
-"""``runwarden run approve|reject|skip|resume|cancel``: what people say to a run, one word each.
+"""``runwarden run skip|mark-done|resume|cancel``: what people say to a run, one word each; ``approve`` has the others.
 
-Nothing is approved unseen: a step is named with ``--step``, or shown and confirmed at a terminal. What is sent names
-the step, and the API refuses it once the run has moved on.
+A step is named with ``--step``, or shown and confirmed at a terminal. What is sent names the step, and the API refuses
+it once the run has moved on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from daemon.cli.exits import Exit, Told
 if TYPE_CHECKING:
     from daemon.cli.client import Answer, Api
 
-_run_id = click.argument("run_id", metavar="RUN")
-_step = click.option("--step", metavar="ID", help="The step that is meant; at a terminal it is shown and asked for.")
-_reason = click.option("--reason", metavar="TEXT", help="Stands in the log.")
+run_id_argument = click.argument("run_id", metavar="RUN")
+step_option = click.option(
+    "--step", metavar="ID", help="The step that is meant; at a terminal it is shown and asked for."
+)
+reason_option = click.option("--reason", metavar="TEXT", help="Stands in the log.")
 
 
 def segment(text: str) -> str:
@@ -30,36 +32,27 @@ def segment(text: str) -> str:
 
 
 @click.command()
-@_run_id
-@_step
-@talking
-def approve(to: Connection, run_id: str, step: str | None) -> None:
-    """Let the step that waits go on."""
-    _about_a_step(to, run_id, "approve", step, {})
-
-
-@click.command()
-@_run_id
-@_step
-@_reason
-@talking
-def reject(to: Connection, run_id: str, step: str | None, reason: str | None) -> None:
-    """Refuse the step that waits; the run fails, or goes on where on_error is continue."""
-    _about_a_step(to, run_id, "reject", step, {"reason": reason})
-
-
-@click.command()
-@_run_id
-@_step
-@_reason
+@run_id_argument
+@step_option
+@reason_option
 @talking
 def skip(to: Connection, run_id: str, step: str | None, reason: str | None) -> None:
     """Leave a failed step behind and go on with the next."""
     _about_a_step(to, run_id, "skip", step, {"reason": reason})
 
 
+@click.command("mark-done")
+@run_id_argument
+@step_option
+@click.option("--note", metavar="TEXT", required=True, help="What you saw: it stands in the log as the evidence.")
+@talking
+def mark_done(to: Connection, run_id: str, step: str | None, note: str) -> None:
+    """Say that the work of a failed step is done, whatever the engine knows of it."""
+    _about_a_step(to, run_id, "mark-done", step, {"note": note})
+
+
 @click.command()
-@_run_id
+@run_id_argument
 @click.option("--run-again", is_flag=True, help="You have looked: the tool may run again, though it may have run.")
 @talking
 def resume(to: Connection, run_id: str, run_again: bool) -> None:
@@ -69,12 +62,12 @@ def resume(to: Connection, run_id: str, run_again: bool) -> None:
     async def work(api: Api) -> Answer:
         return await api.decide(segment(run_id), "resume", body)
 
-    _tell(to, "resume", to.run(work))
+    tell(to, "resume", to.run(work))
 
 
 @click.command()
-@_run_id
-@_reason
+@run_id_argument
+@reason_option
 @talking
 def cancel(to: Connection, run_id: str, reason: str | None) -> None:
     """End a run; a finished one is left as it is."""
@@ -82,7 +75,7 @@ def cancel(to: Connection, run_id: str, reason: str | None) -> None:
     async def work(api: Api) -> Answer:
         return await api.decide(segment(run_id), "cancel", {"reason": reason} if reason else {})
 
-    _tell(to, "cancel", to.run(work))
+    tell(to, "cancel", to.run(work))
 
 
 def _about_a_step(to: Connection, run_id: str, verb: str, step: str | None, said: dict[str, Any]) -> None:
@@ -96,21 +89,15 @@ def _about_a_step(to: Connection, run_id: str, verb: str, step: str | None, said
 
     if step is None:
         step = _confirmed(to, verb, to.run(look))
-    _tell(to, verb, to.run(work))
+    tell(to, verb, to.run(work))
 
 
 def _confirmed(to: Connection, verb: str, run: dict[str, Any]) -> str:
     """The step that waits, once the person has seen it and said yes. Raises Told, or Abort for a no."""
-    steps, index = run["workflow_snapshot"]["steps"], run["current_step_index"]
-    if run["status"] != "paused" or index >= len(steps):
-        hint = f"Look: runwarden run show {run['run_id']}"
-        raise Told(f"The run is {run['status']}: no step waits.", exit_code=Exit.REFUSED, code="not_paused", hint=hint)
-    step = steps[index]
+    step = step_that_waits(run)
     step_id: str = step["id"]
-    if to.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        message = "Without a terminal the step must be named."
-        hint = f"The step that waits is {step_id}: runwarden run {verb} {run['run_id']} --step {step_id}"
-        raise Told(message, exit_code=Exit.USAGE, code="step_required", hint=hint)
+    if not asks(to):
+        raise unnamed(verb, run, step_id)
     tool = step["tool_config"]
     click.echo(f"{show.plain(step['name'])}: {show.plain(tool['tool_name'])} on {show.plain(tool['agent_id'])}")
     for name, value in tool["arguments"].items():
@@ -119,7 +106,29 @@ def _confirmed(to: Connection, verb: str, run: dict[str, Any]) -> str:
     return step_id
 
 
-def _tell(to: Connection, verb: str, answer: Answer) -> None:
+def asks(to: Connection) -> bool:
+    """Whether there is a person to ask."""
+    return not to.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def step_that_waits(run: dict[str, Any]) -> dict[str, Any]:
+    """The spec of the step that a paused run stands at. Raises Told where none waits."""
+    steps, index = run["workflow_snapshot"]["steps"], run["current_step_index"]
+    if run["status"] != "paused" or index >= len(steps):
+        hint = f"Look: runwarden run show {run['run_id']}"
+        raise Told(f"The run is {run['status']}: no step waits.", exit_code=Exit.REFUSED, code="not_paused", hint=hint)
+    step: dict[str, Any] = steps[index]
+    return step
+
+
+def unnamed(verb: str, run: dict[str, Any], step_id: str) -> Told:
+    """That nobody can be asked which step is meant."""
+    hint = f"The step that waits is {step_id}: runwarden run {verb} {run['run_id']} --step {step_id}"
+    return Told("Without a terminal the step must be named.", exit_code=Exit.USAGE, code="step_required", hint=hint)
+
+
+def tell(to: Connection, verb: str, answer: Answer) -> None:
+    """Where the run stands after the word; that it is only written down raises Told."""
     run = answer.body
     if to.as_json:
         show.document(run)
@@ -131,4 +140,4 @@ def _tell(to: Connection, verb: str, answer: Answer) -> None:
         raise Told(message, exit_code=Exit.UNDECIDED, code="undecided", hint=hint)
 
 
-COMMANDS = (approve, reject, skip, resume, cancel)
+COMMANDS = (skip, mark_done, resume, cancel)

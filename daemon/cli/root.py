@@ -9,6 +9,7 @@ from click.shell_completion import get_completion_class
 
 from daemon.cli import (
     agent,
+    approvals,
     audit,
     hold,
     importing,
@@ -38,8 +39,8 @@ def main() -> None:
     """Durable, approval-gated tool workflows on other people's machines.
 
     Nodes read their settings from the environment (RUNWARDEN_…); `runwarden config` shows them. `workflow`, `run`,
-    `agent`, `policy`, `hold` and `audit` talk to a node over HTTP; `runwarden profile set` tells them which, and as
-    whom.
+    `approvals`, `agent`, `policy`, `hold` and `audit` talk to a node over HTTP; `runwarden profile set` tells them
+    which, and as whom.
     """
 
 
@@ -58,7 +59,7 @@ def completion(shell: str) -> None:
 
 for _command in (*operate.COMMANDS, *pretend.COMMANDS, importing.import_v0, workflow.workflow, run.run, audit.audit):
     main.add_command(_command)
-for _command in (agent.agent, policy.policy, hold.hold):
+for _command in (approvals.approvals, agent.agent, policy.policy, hold.hold):
     main.add_command(_command)
 main.add_command(profiles.profile)
 main.add_command(service_token.service_token)

@@ -1,4 +1,4 @@
-"""``runwarden run start|list|show|watch`` and, from ``decide``, what people say to a run."""
+"""``runwarden run start|list|show|watch`` and, from ``approve`` and ``decide``, what people say to a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli import decide, show
+from daemon.cli import approve, decide, show
 from daemon.cli.connection import Connection, talking
 from daemon.cli.exits import Exit
 
@@ -146,5 +146,5 @@ def watch(to: Connection, run_id: str, after_seq: int, until_pause: bool, no_ask
     raise SystemExit(to.run(work))
 
 
-for _command in decide.COMMANDS:
+for _command in (*approve.COMMANDS, *decide.COMMANDS):
     run.add_command(_command)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 _MARKS = {"success": "✓", "failed": "✗", "rejected": "✗", "running": "▸", "skipped": "↷", "canceled": "✗"}
+_MARKS |= {"expired": "✗"}
 _COLOURS = {"success": "green", "completed": "green", "failed": "red", "rejected": "red", "paused": "magenta"}
+_COLOURS |= {"expired": "red", "high": "red"}
 _COLOURS |= {"running": "cyan", "canceled": "yellow", "skipped": "yellow"}
 
 
@@ -79,6 +81,25 @@ def run(shape: Mapping[str, Any]) -> None:
         last = known["attempts"][-1] if known["attempts"] else None
         if last is not None and last["error"] and known["status"] != "success":
             click.echo(f"       ! {plain(last['error'].get('message') or last['error'].get('code'))}")
+        for line in _approval(known.get("approval"), shape):
+            click.echo(f"       {line}")
+
+
+def _approval(approval: Mapping[str, Any] | None, shape: Mapping[str, Any]) -> Iterator[str]:
+    """What waits for approval, whole; of what was decided only by whom."""
+    from daemon.dev import card
+
+    if approval is None:
+        return
+    waits = card.of_run(shape)
+    if waits is not None and waits["digest"] == approval["digest"] and approval["state"] == "open":
+        yield from card.lines(waits)
+        if approval["expired_at"] is not None:
+            yield f"nobody decided by {card.moment(approval['expired_at'])}; it waits on"
+        return
+    said = ", ".join(plain(vote["by"]) for vote in approval["votes"])
+    edited = f", edited by {plain(approval['edited_by'])}" if approval["edited_by"] else ""
+    yield f"approval {approval['state']}{f' by {said}' if said else ''}{edited}: {approval['digest']}"
 
 
 def next_words(shape: Mapping[str, Any]) -> str:
@@ -88,11 +109,23 @@ def next_words(shape: Mapping[str, Any]) -> str:
     name = f"runwarden run {{}} {shape['run_id']}"
     match shape["paused_reason"]:
         case "awaiting_approval":
-            words = "approve|reject|cancel"
+            words = "approve|reject|edit|cancel" if _editable(shape) else "approve|reject|cancel"
         case "step_failed":
-            words = "resume|skip|cancel"
+            words = "resume|skip|mark-done|cancel"
         case "outcome_unknown":
-            return f"Look at what was done, then: {name.format('resume')} --run-again, or skip, or cancel"
+            return f"Look at what was done, then: {name.format('resume')} --run-again, or skip, mark-done, cancel"
+        case "agent_unauthorized" if shape.get("error_code") == "tool_denied":
+            return f"Once an admin allows the tool: {name.format('resume')}, or cancel"
+        case "agent_unauthorized":
+            agent = plain(shape["workflow_snapshot"]["steps"][shape["current_step_index"]]["tool_config"]["agent_id"])
+            return f"Once its owner has said `runwarden agent grant {agent} use`: {name.format('resume')}, or cancel"
+        case "held":
+            return f"It goes on by itself when the hold is released (runwarden hold list), or: {name.format('cancel')}"
         case _:
             words = "resume|cancel"
     return "Next: " + name.format(words)
+
+
+def _editable(shape: Mapping[str, Any]) -> bool:
+    step = shape["workflow_snapshot"]["steps"][shape["current_step_index"]]
+    return bool((step.get("approval") or {}).get("allow_edit"))

@@ -22,6 +22,7 @@ from rich.text import Text
 from daemon.cli import show
 from daemon.cli.client import Api
 from daemon.cli.exits import Exit, Told
+from daemon.dev import card
 from daemon.dev.keyboard import choose
 from daemon.dev.plain import Plain
 from daemon.dev.screen import Screen, lively
@@ -32,8 +33,11 @@ EXITS = {"completed": Exit.OK, "failed": Exit.RUN_FAILED, "canceled": Exit.RUN_C
 LATE_S = 0.8
 """After a pause, or an end that came just now, that ends the watching."""
 
+NOT_MINE = frozenset({"not_an_approver", "not_your_run"})
+"""Refusals after which one may go on watching."""
+
 _LATER = {"l": "later"}
-_QUESTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+_QUESTIONS: dict[str, tuple[str, Mapping[str, str]]] = {
     "awaiting_approval": ("Let it run? yes, no (rejects it) or later", {"y": "approve", "n": "reject"}),
     "step_failed": ("It failed. retry, skip, cancel the run or later", {"r": "resume", "s": "skip", "c": "cancel"}),
     "outcome_unknown": (
@@ -41,6 +45,7 @@ _QUESTIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {"r": "resume", "s": "skip", "c": "cancel"},
     ),
 }
+_QUESTIONS |= {"held": ("It goes on by itself once it is released. cancel the run or later", {"c": "cancel"})}
 _OTHERWISE = ("The run stands still. resume, cancel or later", {"r": "resume", "c": "cancel"})
 
 
@@ -96,12 +101,16 @@ class _View:
         """What is to be decided."""
         step = pause.step
         text = Text()
-        if step is not None:
+        if pause.card is not None:
+            text.append("\n".join(card.lines(pause.card)))
+        elif step is not None:
             text.append(f"{step.tool}\n", "bold")
             for name, value in step.arguments.items():
                 text.append(f"  {clean(name)}  {clean(json.dumps(value, ensure_ascii=False))}\n")
             for fault in step.fault_lines:
                 text.append(f"{fault}\n", "red")
+        if pause.message:
+            text.append(f"{pause.message}\n", "red")
         text.no_wrap, text.overflow = True, "ellipsis"
         title = Text(f"{pause.reason}: {step.name if step else 'the run'}", "bold magenta")
         return Panel(text, title=title, title_align="left", border_style="magenta", padding=(0, 1))
@@ -189,15 +198,15 @@ class _Watcher:
             if verb == "later":
                 return Exit.RUN_PAUSED
             body: dict[str, Any] = {}
-            if verb in ("approve", "reject", "skip") and pause.step is not None:
-                body = {"step_id": pause.step.id}
+            if verb in ("approve", "reject", "skip"):
+                body = pause.named
             elif verb == "resume" and pause.reason == "outcome_unknown":
                 body = {"confirm": "run_again"}
             try:
                 answer = await self._api.decide(self._run_id, verb, body)
             except Told as fault:
                 self._view.say(f"Refused: {clean(fault.message)} {fault.hint}", "yellow")
-                if fault.exit_code != Exit.REFUSED:
+                if fault.exit_code != Exit.REFUSED and fault.code not in NOT_MINE:
                     raise
             else:
                 if answer.status == 202:

@@ -10,6 +10,7 @@ import click
 
 from daemon.cli import show
 from daemon.cli.connection import Connection, talking
+from daemon.cli.decide import asks, segment
 from daemon.cli.exits import Exit, Told
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def apply(to: Connection, file: Path, workflow_id: str | None, key: str | None) 
 
     async def work(api: Api) -> dict[str, Any]:
         if target:
-            return await api.put(f"/v1/workflows/{_segment(target)}", body)
+            return await api.put(f"/v1/workflows/{segment(target)}", body)
         return (await api.post("/v1/workflows", body, key=key)).body
 
     made = to.run(work)
@@ -83,7 +84,7 @@ def show_(to: Connection, workflow_id: str) -> None:
     """Show a workflow, as a file that `apply` takes."""
 
     async def work(api: Api) -> dict[str, Any]:
-        return await api.get(f"/v1/workflows/{_segment(workflow_id)}")
+        return await api.get(f"/v1/workflows/{segment(workflow_id)}")
 
     found = to.run(work)
     if to.as_json:
@@ -95,11 +96,23 @@ def show_(to: Connection, workflow_id: str) -> None:
     click.echo(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), nl=False)
 
 
-def _segment(text: str) -> str:
-    """An id as a part of a path, whatever was typed."""
-    from urllib.parse import quote
+@workflow.command()
+@click.argument("workflow_id", metavar="WORKFLOW")
+@click.option("--yes", is_flag=True, help="Do not ask at a terminal.")
+@talking
+def archive(to: Connection, workflow_id: str, yes: bool) -> None:
+    """Let a workflow start nothing any more, for good; it stays readable, and runs under way go on."""
+    if not yes and asks(to):
+        click.confirm(f"Archive {show.plain(workflow_id)}? It cannot be taken back.", abort=True)
 
-    return quote(text, safe="")
+    async def work(api: Api) -> dict[str, Any]:
+        return await api.delete(f"/v1/workflows/{segment(workflow_id)}")
+
+    gone = to.run(work)
+    if to.as_json:
+        show.document(gone)
+    else:
+        click.echo(f"Archived {gone['workflow_id']} ({show.plain(gone['title'])})")
 
 
 def _parts(given: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

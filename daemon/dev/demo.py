@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from daemon.dev import card
 from daemon.dev.example import demo_mcp_servers, demo_repository, demo_workflow
 from daemon.dev.keyboard import yes_or_no
 from daemon.dev.plain import Plain
 from daemon.dev.screen import Screen, lively, starting
 from daemon.dev.sse import follow
 from daemon.dev.stack import DevStack
-from daemon.dev.story import Step, Story, clean, duration, hints
+from daemon.dev.story import Pause, Story, clean, duration, hints
 from daemon.errors import RunwardenError, SetupError, WorldError
 from daemon.telemetry import set_up_logging
 
@@ -126,22 +127,22 @@ class Demo:
             async for payload in events:
                 news = story.hear(payload)
                 teller.tell(news)
-                if news.told == "waits" and news.step is not None:
+                if news.told == "waits" and story.pause is not None:
                     with teller.aside():
-                        verb = "approve" if await self._agreed(news.step, stack, session, url) else "reject"
-                    await _call(session, "POST", f"{url}/{verb}", {"step_id": news.step.id})
+                        verb = "approve" if await self._agreed(story.pause, stack, session, url) else "reject"
+                    await _call(session, "POST", f"{url}/{verb}", story.pause.named)
                 if story.outcome is not None:
                     break
         self._tell_end(story, time.monotonic() - begun, await _call(session, "GET", url))
         return story.outcome == "completed"
 
-    async def _agreed(self, step: Step, stack: DevStack, session: aiohttp.ClientSession, url: str) -> bool:
+    async def _agreed(self, pause: Pause, stack: DevStack, session: aiohttp.ClientSession, url: str) -> bool:
         """The person's answer; the demo's own where nobody can be asked. Waiting for a person costs no time."""
         if not self._can_ask:
-            self._say("     no terminal to ask at: the demo approves by itself", "magenta")
+            self._say("     no terminal to ask at: the demo approves by itself, naming that digest", "magenta")
             return True
         run = await _call(session, "GET", url)
-        self._console.print(self._question(step, stack, _result_text(run, "draft")))
+        self._console.print(self._question(pause, stack, _result_text(run, "draft")))
         loop = asyncio.get_running_loop()
         left = (self._clock.when() or 0.0) - loop.time()
         self._clock.reschedule(None)
@@ -149,15 +150,14 @@ class Demo:
         self._clock.reschedule(loop.time() + left)
         return agreed
 
-    def _question(self, step: Step, stack: DevStack, draft: str) -> Panel:
-        """What is to be decided: the tool with what it says of itself, its arguments, and what would be written."""
-        text = Text.assemble((step.tool, "bold"), f"   {hints(_tool(stack, step.tool))}\n")
-        widest = max(map(len, step.arguments), default=0)
-        for name, value in step.arguments.items():
-            text.append(f"  {name:<{widest}}  {clean(json.dumps(value, ensure_ascii=False))}\n")
+    def _question(self, pause: Pause, stack: DevStack, draft: str) -> Panel:
+        """What is to be decided: the call's card, what the tool says of itself, and what would be written."""
+        text = Text("\n".join(card.lines(pause.card)) if pause.card is not None else "")
+        if pause.step is not None:
+            text.append(f"\nof itself the tool says: {hints(_tool(stack, pause.step.tool))}\n")
         text.append("\n" + "\n".join(_excerpt(draft)), "dim")
         text.no_wrap, text.overflow = True, "ellipsis"
-        title = Text(f"Approval needed: {step.name}", "bold magenta")
+        title = Text(f"Approval needed: {pause.step.name if pause.step is not None else ''}", "bold magenta")
         return Panel(text, title=title, title_align="left", border_style="magenta", padding=(0, 1))
 
     def _head(self, workflow: dict[str, Any], repo: Path, run_id: str) -> None:

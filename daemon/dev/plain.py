@@ -10,10 +10,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self, assert_never
 
+from daemon.dev import card
 from daemon.dev.story import News, Step, Story, duration
 
-DECIDED = {"rejected": "rejected", "skipped": "skipped", "done": "marked done"}
-"""What a person said of a step, by the state it is in since."""
+DECIDED = {
+    "rejected": "rejected",
+    "expired": "expired: nobody decided in time",
+    "skipped": "skipped",
+    "done": "marked done",
+}
+"""What a person said of a step, or did not say in time, by the state it is in since."""
 
 
 class Plain:
@@ -42,19 +48,29 @@ class Plain:
         if step is not self._headed:
             self._headed = step
             self._write(f"\n{step.number}/{len(self._story.steps)}  {step.name}  ({step.tool})")
+        mark = "│ " if news.told in ("said", "ended") else ""
         for line in news.lines:
-            self._write(f"     │ {line}")
+            self._write(f"     {mark}{line}")
         match news.told:
-            case "begun" | "said":
+            case "begun" | "said" | "noted":
                 pass
             case "waits":
-                self._write("     waits for approval")
+                self._waits()
             case "decided":
                 self._write(f"     {DECIDED.get(step.state, 'approved')}")
             case "ended":
                 self._ended(step)
             case never:
                 assert_never(never)
+
+    def _waits(self) -> None:
+        """The digest stands there to be named by whoever has looked at what it is over."""
+        shown = self._story.pause.card if self._story.pause is not None else None
+        if shown is None:
+            self._write("     waits for approval")
+            return
+        self._write(f"     waits for approval: {card.traits(shown)}")
+        self._write(f"     {shown['digest']}")
 
     def _ended(self, step: Step) -> None:
         if step.state == "done":

@@ -76,14 +76,19 @@ class Screen:
         step = news.step
         if step is None:
             return
-        self._tail.extend(line for line in news.lines if not tells_share(line))  # the bar says it already
+        if news.told in ("said", "ended"):
+            self._tail.extend(line for line in news.lines if not tells_share(line))  # the bar says it already
         match news.told:
+            case "noted" | "waits":
+                for line in news.lines:
+                    self._console.print(Padding(Text(line, "yellow"), _INDENT))
             case "begun":
                 self._begun = time.monotonic()
                 self._tail.clear()
             case "decided" if step.state in DECIDED:
-                mark, style = (Text("✗", "red"), "red") if step.state == "rejected" else (Text("↷", "yellow"), "yellow")
-                self._console.print(_line(step, mark, DECIDED[step.state], self._story, style=style))
+                no = step.state in ("rejected", "expired")
+                mark, style = (Text("✗", "red"), "red") if no else (Text("↷", "yellow"), "yellow")
+                self._console.print(_line(step, mark, DECIDED[step.state].split(":")[0], self._story, style=style))
             case "ended":
                 self._tail.clear()
                 self._console.print(*_over(step, self._story), sep="\n")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-State = Literal["pending", "waiting", "running", "done", "failed", "rejected", "skipped"]
-Told = Literal["begun", "waits", "decided", "said", "ended", "nothing"]
+State = Literal["pending", "waiting", "running", "done", "failed", "rejected", "expired", "skipped"]
+Told = Literal["begun", "waits", "decided", "noted", "said", "ended", "nothing"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SHARE = re.compile(r"\b(\d{1,9})(?: of |/)([1-9]\d{0,8})\b")
@@ -21,11 +21,12 @@ _SERVER_SAYS = re.compile(r"\[[^\]]+\] \(\w+\) (?P<data>\{.*\})")
 _SHORT = 60
 _MOVES_ON = frozenset({"run.resumed", "run.completed", "run.failed", "run.canceled", "step.progress", "step.approved"})
 _MOVES_ON |= {"step.rejected", "step.skipped", "step.completed"}
+_TOLD_ALREADY = frozenset({"step_failed"})  # by the verdict on the call
 _OWN_NOISE = "running tool: "  # the agent's own first words, which the heading of a step has said already
 
 
 class News(NamedTuple):
-    """What one event means to a person: of which step, and for ``said`` the complete lines."""
+    """What one event means to a person, of which step. ``lines``: the tool's for ``said`` and ``ended``, else ours."""
 
     told: Told
     step: Step | None = None
@@ -59,6 +60,15 @@ class Pause:
 
     reason: str
     step: Step | None
+    card: Mapping[str, Any] | None = None
+    """Of an approval: what exactly waits (``card.lines``); None in a log that is older than such cards."""
+    message: str = ""
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What a decision says of it: which step, and the digest of what was shown."""
+        about = {} if self.step is None else {"step_id": self.step.id}
+        return about if self.card is None else about | {"digest": self.card["digest"]}
 
 
 class Story:
@@ -88,12 +98,21 @@ class Story:
         if kind in _MOVES_ON or payload.get("settles"):
             self.pause = None
             self.outcome = None if self.outcome == "paused" else self.outcome
-        elif kind == "step.paused":
-            self.pause = Pause(clean(payload["paused_reason"]), self._by_id.get(payload.get("step_id", "")))
+        elif kind in ("step.paused", "step.edited"):
+            self.pause = self._stands(payload)
+        elif kind == "step.expired" and payload["rejects"]:
+            self.pause = None
         if kind.startswith("run."):
             return self._run(kind, payload)
         step = self._by_id.get(payload.get("step_id", ""))
         return News("nothing") if step is None else self._step(step, kind, payload)
+
+    def _stands(self, payload: Mapping[str, Any]) -> Pause:
+        """The pause that an event leads to; an edit leads to another one, since it is another call that waits."""
+        reason = clean(payload.get("paused_reason", "awaiting_approval"))
+        card = payload if "digest" in payload else None
+        step = self._by_id.get(payload.get("step_id", ""))
+        return Pause(reason, step, card, clean(payload.get("message") or ""))
 
     def count(self, state: State) -> int:
         """How many steps are in a state."""
@@ -107,6 +126,8 @@ class Story:
                 self.outcome, self.why = "failed", clean(f"{payload['error_code']}: {payload['message']}")
             case "run.canceled":
                 self.outcome, self.why = "canceled", clean(payload.get("reason") or "")
+            case "run.resumed" if payload.get("paused_reason") == "held":
+                return News("noted", self.steps[payload["current_step_index"]], ("released: the run goes on",))
         return News("nothing")
 
     def _step(self, step: Step, kind: str, payload: Mapping[str, Any]) -> News:
@@ -116,9 +137,14 @@ class Story:
                 return News("begun", step)
             case "step.paused", {"paused_reason": "awaiting_approval"}:
                 step.state = "waiting"
-                return News("waits", step)
+                void = clean(payload.get("voids") or "")
+                return News("waits", step, (f"an earlier approval counts no more: {void}",) if void else ())
             case "step.paused", {"paused_reason": reason}:
-                self.outcome, self.why = "paused", clean(f"{reason} {payload.get('message', '')}".strip())
+                self.outcome, self.why = "paused", clean(f"{reason} {payload.get('message') or ''}".strip())
+                if reason not in _TOLD_ALREADY:
+                    return News("noted", step, (f"paused: {self.why}",))
+            case (("step.voted" | "step.edited" | "step.expired"), _):
+                return self._asked(step, kind, payload)
             case "step.approved", _:
                 return News("decided", step)
             case "step.rejected", _:
@@ -135,6 +161,18 @@ class Story:
             case "tool.result", _:
                 return self._verdict(step, payload)
         return News("nothing", step)
+
+    def _asked(self, step: Step, kind: str, payload: Mapping[str, Any]) -> News:
+        """What becomes of a call that waits for approval, short of a yes or a no."""
+        if kind == "step.expired":
+            if payload["rejects"]:
+                step.state = "expired"
+                return News("decided", step)
+            return News("noted", step, ("nobody decided in time: its votes are dropped, and it waits on",))
+        by = clean(payload["by"])
+        if kind == "step.edited":
+            return News("waits", step, (f"{by} changed its arguments; whoever had agreed must agree anew",))
+        return News("noted", step, (f"{by} agrees ({payload['votes']} of {payload['quorum']})",))
 
     def _verdict(self, step: Step, payload: Mapping[str, Any]) -> News:
         rest = tuple(_readable(text) for text in step.half_lines.values() if text)

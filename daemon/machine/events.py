@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from daemon.machine.approval import Difference, Revision, Vote
 from daemon.machine.commands import Epoch, Mark, ReqId, Who
+from daemon.machine.ground import Risk
 
 Outcome = Literal["done", "failed", "timeout", "canceled", "unknown", "unsent"]
 """How an attempt ended; ``unknown``: nobody can tell whether the tool ran; ``unsent``: it surely did not."""
@@ -204,6 +205,8 @@ class AttemptIntended(Struct, frozen=True, kw_only=True, gc=False):
     """Epoch ms; an agent silent until then is taken for frozen."""
     deadline_at: int
     """Epoch ms; the tool's deadline."""
+    risk: Risk | None = None
+    """Of the tool, as its annotations and the policies had it."""
 
 
 class AttemptSent(Struct, frozen=True, kw_only=True, gc=False):

@@ -111,7 +111,8 @@ def _unsent_for_good(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt = run.attempt
     if attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
         return ()
-    if attempt.retry_at is not None and not run.terminal and attempt.canceling is None:
+    behind = attempt.step_index != run.step_index  # while it waited to go again, the step was rejected or expired
+    if attempt.retry_at is not None and not run.terminal and not behind and attempt.canceling is None:
         return ()
     return (
         AttemptEnded(
@@ -308,6 +309,7 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
 
 def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptIntended:
     timeout_ms = run.spec.steps[run.step_index].tool_config.timeout_ms
+    ground = _ground(run, facts)
     return AttemptIntended(
         step_index=run.step_index,
         attempt_index=attempt_index,
@@ -315,6 +317,7 @@ def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptInte
         epoch=facts.epoch,
         ack_by=now + facts.limits.ack_timeout_ms,
         deadline_at=now + timeout_ms,
+        risk=ground.traits.risk if ground is not None else None,
     )
 
 

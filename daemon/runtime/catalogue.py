@@ -22,7 +22,7 @@ FRESH_S = 60.0
 """An agent's list is asked for again after this; agents tell their tools once per connection."""
 RETRY_S = 5.0
 AGENTS_KEPT = 2_000
-FETCHES = 4
+FETCHES = 16
 """At once; more are not begun and are tried again at the agent's next call."""
 
 
@@ -51,7 +51,7 @@ class Catalogue:
         """When to ask again (monotonic s), and the keys in ``_about``; the longest unused first."""
         self.changes = 0
         """Counts what was learned or forgotten, for those who keep what they made of it."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asking = asyncio.Semaphore(FETCHES)
 
     @property
@@ -64,55 +64,58 @@ class Catalogue:
         return self._about.get((agent_id, tool))
 
     def fresh(self, agent_id: str) -> bool:
-        """Whether the agent was asked a moment ago, whatever it said."""
+        """Whether the agent was asked a moment ago, whatever it said, and is not being asked just now."""
         known = self._agents.get(agent_id)
-        return known is not None and self._monotonic() < known[0]
+        return known is not None and agent_id not in self._tasks and self._monotonic() < known[0]
 
     async def learn(self, agent_ids: Iterable[str]) -> None:
-        """Ask those agents that were not asked a moment ago, and wait for them as long as ``PATIENCE_S``."""
-        asked = [agent_id for agent_id in agent_ids if not self.fresh(agent_id)]
-        for agent_id in asked:
-            self._ask(agent_id)
-        if self._tasks and asked:
-            await asyncio.wait(set(self._tasks), timeout=PATIENCE_S)
+        """Ask those agents that were not asked a moment ago, and wait for what they say; each has ``PATIENCE_S``."""
+        wanted = [agent_id for agent_id in agent_ids if not self.fresh(agent_id)]
+        asked = [self._tasks.get(agent_id) or self._ask(agent_id) for agent_id in wanted]
+        if asked:
+            await asyncio.wait(asked)
 
     def want(self, agent_id: str) -> None:
         """Somebody is about to need this agent's hints: see that they are fresh."""
-        if not self.fresh(agent_id) and len(self._tasks) < FETCHES:
+        if not self.fresh(agent_id) and agent_id not in self._tasks and len(self._tasks) < FETCHES:
             self._ask(agent_id)
 
-    def _ask(self, agent_id: str) -> None:
+    def _ask(self, agent_id: str) -> asyncio.Task[None]:
         known = self._agents.get(agent_id)
         self._agents[agent_id] = (self._monotonic() + RETRY_S, known[1] if known is not None else ())
-        task = asyncio.get_running_loop().create_task(self._learn(agent_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._tasks[agent_id] = asyncio.get_running_loop().create_task(self._learn(agent_id))
+        task.add_done_callback(lambda _: self._tasks.pop(agent_id, None) if self._tasks.get(agent_id) is task else None)
+        return task
 
     def returned(self, agent_id: str) -> None:
         """The agent connected anew, perhaps with other tools under old names: nothing is assumed until it is asked."""
         if agent_id in self._agents:
             self._forget(agent_id)
             self.changes += 1
+            if (asking := self._tasks.pop(agent_id, None)) is not None:
+                asking.cancel()
             self.want(agent_id)
 
     async def close(self) -> None:
         """Stop asking."""
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _learn(self, agent_id: str) -> None:
         asked = self._agents.get(agent_id)
         try:
-            async with self._asking:
+            async with self._asking, asyncio.timeout(PATIENCE_S):
                 tools = list(await self._tools_of(agent_id))
-        except GatewayError as fault:  # what was known of an agent stays true while it is away
+        except (GatewayError, TimeoutError) as fault:  # what was known of an agent stays true while it is away
             log.debug("an agent's tools are not known", agent_id=agent_id, fault=str(fault))
             return
         if self._agents.get(agent_id) is not asked:  # it returned meanwhile, and is asked again
             return
+        before = {key: self._about[key] for key in asked[1]} if asked is not None else {}
         about = {(agent_id, tool.name): About(tool.annotations, hash_of_schema(tool.input_schema)) for tool in tools}
-        if any(self._about.get(key) != one for key, one in about.items()):
+        if before != about:
             self.changes += 1
         self._forget(agent_id)
         self._hints |= {(agent_id, tool.name): hint for tool in tools if (hint := hint_of(tool)) is not None}

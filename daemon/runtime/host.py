@@ -158,9 +158,12 @@ class Host:
                 self._turn(actor, [*entries, *mail] if entries else mail, commands.get(actor.id, []), all_heard=heard)
 
     def look_again(self) -> None:
-        """Grants, policies or holds have changed: runs that a hold keeps may go on."""
+        """Grants, policies or holds have changed: runs that a hold keeps may go on.
+
+        Those too whose turn is under way: it went by what stood before, and may be about to say that they are held.
+        """
         for actor in self._residents:
-            if actor.run.paused_reason == "held":
+            if actor.busy or actor.run.paused_reason == "held":
                 self._residents.ring_here(actor, "h")
 
     def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], *, all_heard: bool) -> None:
@@ -249,7 +252,12 @@ class Host:
             for turn in gone:
                 self._residents.drop(turn.actor, turn.entries)
             batch = [turn for turn in batch if turn not in gone] if gone else batch
-            outcomes = await lane.commit([turn.transition for turn in batch if turn.transition is not None])
+            started = self._clock.monotonic()
+            transitions = [turn.transition for turn in batch if turn.transition is not None]
+            outcomes = await lane.commit(transitions)
+            for one in transitions:
+                if one.authority is not None and one.run_id in outcomes.committed:
+                    self._authority.confirmed(one.authority, started)
             committed = [turn for turn in batch if self._concluded(turn, outcomes)]
             if committed:
                 self._done.put_nowait(committed)
@@ -364,6 +372,8 @@ class Host:
             return
         if owes:
             self._sender.send_owed(actor)
+        if not actor.run.in_flight and self._authority.lacks(actor.run):
+            actor.rung = actor.rung or "h"  # what was not known may be all that it waits for
         if self._may_leave(actor):
             self._ownership.let_go(actor)
             return

@@ -30,18 +30,22 @@ class Learning:
         return True
 
     async def run(self) -> None:
-        """Learn what runs lack, for all that wait at once, until cancelled."""
-        while True:
-            actors = [await self._lacking.get()]
-            while not self._lacking.empty():
-                actors.append(self._lacking.get_nowait())
-            for actor in actors:
-                actor.rung = actor.rung or "h"
-            try:
-                await self._authority.learn([actor.run for actor in actors])
-            except StoreUnavailable as fault:
-                log.warning("turns wait for what stands about their calls", fault=str(fault))
-                self._residents.put_back(actors, self._clock.monotonic() + self._retry_s)
-                continue
-            for actor in actors:
-                self._residents.free(actor)
+        """Learn what runs lack, for all that came at once together, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                actors = [await self._lacking.get()]
+                while not self._lacking.empty():
+                    actors.append(self._lacking.get_nowait())
+                group.create_task(self._learn(actors), name="learn")  # whom one agent keeps waiting, keeps nobody else
+
+    async def _learn(self, actors: list[Actor]) -> None:
+        for actor in actors:
+            actor.rung = actor.rung or "h"
+        try:
+            await self._authority.learn([actor.run for actor in actors])
+        except StoreUnavailable as fault:
+            log.warning("turns wait for what stands about their calls", fault=str(fault))
+            self._residents.put_back(actors, self._clock.monotonic() + self._retry_s)
+            return
+        for actor in actors:
+            self._residents.free(actor)

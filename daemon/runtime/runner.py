@@ -45,7 +45,7 @@ from daemon.telemetry import log
 from gateway_client import Gateways
 
 QUIET_S = 5.0
-AUTHORITY_S = 1.0
+AUTHORITY_S = 0.5
 """How soon a node knows of a changed grant, policy or hold that nobody told it of; its commits know at once."""
 RETURNED_S = 1.0
 """What an agent that connected anew is given for sending its RESULTs again, before anybody asks about them."""

@@ -370,7 +370,9 @@ def _heads(runs: Sequence[Imported], now: int) -> tuple[str, tuple[str, ...], Ro
         run = one.run
         place = (run.id, run.workflow_id, run.user_id, run.status, run.paused_reason, run.paused_seq, run.step_index)
         times = (_moment(one.created_at), _maybe(run.started_at), _maybe(run.finished_at), _moment(run.last_at))
-        wake = _maybe(deadline(run, now))
+        # What exactly waits for approval is frozen by the first node that looks, so one is told to look at once.
+        asks = run.paused_reason == "awaiting_approval"
+        wake = _moment(now) if asks else _maybe(deadline(run, now))
         about = (run.error_code, run.error_message, run.spec.title, len(run.spec.steps))
         rows.append((*place, run.last_seq, wake, run.nonce, *times, *about))
     return "workflow_runs", columns, rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.api.harness import Stack, stack, step
+from tests.api.harness import AGENT, Stack, stack, step
 from tests.cli.talking import Person
 
 
@@ -34,7 +34,7 @@ async def test_who_did_what_is_listed_filtered_and_exported(live: Stack, ann: Pe
     assert listed.exit_code == 0, listed.output
     heading, line, start = [row.split("\t") for row in listed.stdout.splitlines()]
     assert heading == ["when", "who", "what", "outcome", "about", "said", "from"]
-    assert line[1:] == ["ann", "run.reject", "applied", f"a of {run_id}", "not[2J today", "127.0.0.1"]
+    assert line[1:] == ["ann", "run.reject", "applied", f"a of {run_id} of {AGENT}", "not[2J today", "127.0.0.1"]
     assert start[1:5] == ["ann", "run.start", "applied", run_id]
 
     filters = ("--actor", "ann", "--outcome", "applied", "--run", run_id, "--search", "TODAY")

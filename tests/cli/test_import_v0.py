@@ -7,15 +7,18 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli import main
-from tests.api.harness import stack
+from tests.api.harness import AGENT, Stack, stack
+from tests.api.people import introduce
 from tests.cli.command import PATIENCE_S, POLL_S, running
 from tests.cli.v0 import V0, call, spec, waits
+from tests.patience import eventually
 
 TABLES = ("workflows", "workflow_runs", "workflow_run_specs", "workflow_run_steps", "workflow_run_attempts")
 TABLES += ("workflow_run_events", "workflow_run_commands")
@@ -125,7 +128,10 @@ async def test_a_live_node_carries_on_what_was_brought(
             "a line\n",
         )
         assert (await live.run(str(between)))["steps_state"]["s0"]["approved_by"] == "ann"
-        assert (await live.decide(str(waiting), "approve", {"step_id": "s1"})).status == 200
+        seen = await _frozen(live, waiting, "s1")
+        assert (seen["agent_id"], seen["tool_name"], seen["votes"]) == ("agent-1", "ok", [])
+        said = {"step_id": "s1", "digest": seen["digest"]}
+        assert (await live.decide(str(waiting), "approve", said)).status == 200
         for run_id in (failed, between):
             resumed = await live.decide(str(run_id), "resume")
             assert resumed.status == 200, resumed.body
@@ -152,6 +158,40 @@ async def test_a_live_node_carries_on_what_was_brought(
     after = everything(database)
     assert (await asyncio.to_thread(report, v0, database, "--yes"))["runs"] == {}
     assert everything(database) == after
+
+
+async def _frozen(live: Stack, run_id: UUID, step_id: str) -> dict[str, Any]:
+    """What exactly waits for approval, once a node has looked, though nobody said a word."""
+
+    async def there() -> dict[str, Any] | None:
+        found: dict[str, Any] | None = (await live.run(str(run_id)))["steps_state"][step_id].get("approval")
+        return found
+
+    approval = await eventually(there, what=f"{run_id} being frozen")
+    assert approval is not None
+    assert approval["state"] == "open"
+    return approval
+
+
+async def test_what_was_brought_asks_for_agents_as_any_other_run(
+    v0: V0, strict_database: str, redis_url: str, redis_prefix: str
+) -> None:
+    waiting = v0.run(spec("ok!"), [waits(0)], status="paused", reason="awaiting_approval")
+    await asyncio.to_thread(report, v0, strict_database, "--yes")
+    async with stack(strict_database, redis_url, redis_prefix) as live:
+        introduce(live)
+        assert [row["principal"] for row in await live.sql("SELECT principal FROM workflow_run_specs")] == [None]
+        seen = await _frozen(live, waiting, "s0")
+        said = {"step_id": "s0", "digest": seen["digest"]}
+        assert (await live.decide(str(waiting), "approve", said)).status == 200
+        run = await live.until(str(waiting), "paused")
+        assert (run["paused_reason"], live.tools.intervals) == ("agent_unauthorized", [])
+        assert AGENT in run["error_message"]
+        bound = await live.ask("PUT", f"/v1/bridge/agents/{AGENT}/binding", sub="root", json={"owner": "ann"})
+        assert bound.status == 200, bound.body
+        assert (await live.decide(str(waiting), "resume")).status == 200
+        await live.until(str(waiting), "completed")
+        assert [interval.tool for interval in live.tools.intervals] == ["ok"]
 
 
 def test_a_kill_in_the_middle_leaves_whole_runs_and_a_repeat_brings_the_rest(v0: V0, database: str, home: Path) -> None:

@@ -109,6 +109,13 @@ async def test_a_failed_step_is_resumed_then_skipped_and_a_run_is_canceled(live:
     assert skipped.exit_code == 0
     assert "     skipped" in skipped.stdout.splitlines()
 
+    marked = await started(ann, FAILING)
+    await live.until(marked, "paused")
+    assert (await ann.says("run", "mark-done", marked, "--step", "second")).exit_code == 2
+    told = await ann.says("run", "mark-done", marked, "--step", "second", "--note", "seen")
+    assert told.exit_code == 0, told.output
+    assert "     marked done" in (await ann.says("run", "watch", marked)).stdout.splitlines()
+
     other = await started(ann, SPEC)
     canceled = await ann.says("run", "cancel", other, "--reason", "enough")
     assert (canceled.exit_code, canceled.stdout) == (0, f"{other} is canceled\n")
@@ -164,7 +171,10 @@ async def test_at_a_terminal_the_decision_is_asked_in_place(live: Stack, ann: Pe
     assert "awaiting_approval: Second" in told
     assert "\x1b[" in told
     assert "The run is completed" in told
-    assert (await live.run(run_id))["steps_state"]["second"]["approved_by"] == "ann"
+    second = (await live.run(run_id))["steps_state"]["second"]
+    assert second["approved_by"] == "ann"
+    assert second["approval"]["votes"][0]["digest"] == second["approval"]["digest"]
+    assert second["approval"]["digest"] in told
 
 
 async def test_a_question_is_taken_back_when_somebody_else_answers(live: Stack, ann: Person, home: Path) -> None:
@@ -210,6 +220,32 @@ async def test_a_file_renews_its_workflow_and_lists_tell_of_what_there_is(ann: P
     paused = await ann.gets("run", "list", "--status", "paused")
     assert [(one["run_id"], one["title"], one["step_count"]) for one in paused["items"]] == [(run_id, "Café", 2)]
     assert (await ann.gets("run", "list", "--status", "failed"))["items"] == []
+
+
+async def test_an_archived_workflow_starts_nothing(ann: Person) -> None:
+    workflow_id = await applied(ann, SPEC)
+    gone = await ann.says("workflow", "archive", workflow_id)
+    assert (gone.exit_code, gone.stdout) == (0, f"Archived {workflow_id} (Café)\n")
+    assert (await ann.gets("workflow", "archive", workflow_id))["archived_at"]
+    assert (await ann.refused("run", "start", workflow_id, code=6))["code"] == "workflow_archived"
+    assert (await ann.gets("workflow", "list"))["items"] == []
+    assert (await ann.refused("workflow", "archive", "none", code=5))["code"] == "not_found"
+
+
+async def test_at_a_terminal_an_archive_is_confirmed(ann: Person, home: Path) -> None:
+    workflow_id = await applied(ann, SPEC)
+
+    def archive() -> int:
+        with at_a_terminal("workflow", "archive", workflow_id, home=home, url=ann.url, token=ann.token) as (
+            command,
+            type_in,
+        ):
+            command.until("cannot be taken back. [y/N]")
+            type_in("n\n")
+            return command.ended()
+
+    assert await asyncio.to_thread(archive) == 1
+    assert (await ann.gets("workflow", "show", workflow_id))["archived_at"] is None
 
 
 async def test_the_same_key_starts_one_run(ann: Person) -> None:
