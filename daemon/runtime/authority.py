@@ -34,7 +34,7 @@ class AuthorityRecords(Protocol):
 
     async def version(self) -> int: ...
 
-    async def wake(self) -> None: ...
+    async def wake_held(self) -> None: ...
 
 
 class Said(Protocol):
@@ -186,7 +186,7 @@ class Authority:
             self._hint.clear()
             try:
                 await self._look()
-                await self._wake()
+                await self._wake_held()
             except StoreUnavailable as fault:
                 log.warning("authority cannot be read", fault=str(fault))
 
@@ -220,13 +220,13 @@ class Authority:
         self.confirmed(said.version, started)
         if moved:
             self._changed()
-            await self._wake()
+            await self._wake_held()
 
-    async def _wake(self) -> None:
+    async def _wake_held(self) -> None:
         """Once for each version, and again until Postgres has said yes."""
         version = self._version
         if self._woken != version:
-            await self._records.wake()
+            await self._records.wake_held()
             self._woken = version
 
 

@@ -90,7 +90,7 @@ class AuthorityRecords:
             found: int = await connection.fetchval("SELECT version FROM authority_version")
         return found
 
-    async def wake(self) -> None:
+    async def wake_held(self) -> None:
         """Let every passive run that a hold keeps be looked at again, and every one that asks somebody where a policy
         may want others to be asked: whoever takes it sees what is to be done."""
         async with reading(self._pool) as connection:

@@ -50,7 +50,7 @@ class Records:
     async def version(self) -> int:
         return self.said.version
 
-    async def wake(self) -> None:
+    async def wake_held(self) -> None:
         """Nobody sleeps."""
 
 
