@@ -217,21 +217,36 @@ def who_may_not(terms: ApprovalSpec, ground: Ground, *, user_id: str, by: str, g
 
 
 def stands(revision: Revision, step: StepSpec, ground: Ground, user_id: str) -> str | None:
-    """Why an approved revision counts no more, as a sentence; None: the verdict on the call is what it was.
+    """Why an approved revision counts no more, as a sentence; None: the verdict on the call is what it was."""
+    worse = became_worse(revision, step, ground)
+    if worse is not None:
+        return worse
+    if len(valid_votes(revision, step.terms, ground, user_id)) < step.terms.quorum:
+        return "Not all who approved it may do so any more."
+    return None
+
+
+def outdated(revision: Revision, step: StepSpec, ground: Ground) -> str | None:
+    """Why what waits must be asked anew, as a sentence: others are to be asked, or a yes would be void at once."""
+    if ground.traits.requires_approval and not revision.traits.requires_approval:
+        return "Since it was asked, policy has come to require approval by the agent's owner, or whom they let approve."
+    return became_worse(revision, step, ground)
+
+
+def became_worse(revision: Revision, step: StepSpec, ground: Ground) -> str | None:
+    """How the call is more than what was frozen, as a sentence.
 
     What became laxer takes nothing from what was approved. A schema that nobody knows says nothing.
     """
-    then, today, terms = revision.traits, ground.traits, step.terms
+    then, today = revision.traits, ground.traits
     if not as_frozen(step, revision):
-        return "The call is not the one that was approved."
+        return "The call is not the one that was shown."
     if RISKS[today.risk] > RISKS[then.risk]:
-        return f"Since it was approved, the tool's risk has risen from {then.risk} to {today.risk}."
+        return f"Since it was shown, the tool's risk has risen from {then.risk} to {today.risk}."
     if (today.writes and not then.writes) or (today.open_world and not then.open_world):
-        return "Since it was approved, the tool has come to count as writing or as open-world."
+        return "Since it was shown, the tool has come to count as writing or as open-world."
     if None not in (revision.schema_hash, ground.schema_hash) and revision.schema_hash != ground.schema_hash:
-        return "Since it was approved, the tool's input schema has changed."
-    if len(valid_votes(revision, terms, ground, user_id)) < terms.quorum:
-        return "Not all who approved it may do so any more."
+        return "Since it was shown, the tool's input schema has changed."
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from daemon.machine.approval import freeze, stands
+from daemon.machine.approval import freeze, outdated, stands
 from daemon.machine.effects import approval_expires_at, run_deadline
 from daemon.machine.events import (
     RELEASE,
@@ -204,13 +204,30 @@ def _approval_is_frozen(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     return () if ground is None else (_asks(run, ground, now),)
 
 
-def _hold_is_over(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+def _approval_is_outdated(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    """What waits is asked anew where today's policies ask others, or would void it as soon as it was approved."""
+    revision = run.approval
+    if run.paused_reason != "awaiting_approval" or run.status != "paused":
+        return ()
+    ground = _ground(run, facts)
+    if ground is None or revision is None or revision.state != "open":
+        return ()
+    voids = outdated(revision, run.spec.steps[run.step_index], ground)
+    return () if voids is None else (_asks(run, ground, now, voids),)
+
+
+def _hold_has_changed(run: Run, now: int, facts: Facts) -> Sequence[Event]:
+    """Nothing holds it any more, or something else does than what the run says."""
     if run.status != "paused" or run.paused_reason != "held":
         return ()
     ground = _ground(run, facts)
-    if ground is None or ground.held is not None:
+    if ground is None or ground.held == run.error_message:
         return ()
-    return (RunResumed(paused_reason="held", by=RELEASE),)
+    return (RunResumed(paused_reason="held", by=RELEASE),) if ground.held is None else (_held(run, ground.held),)
+
+
+def _held(run: Run, why: str) -> StepPaused:
+    return StepPaused(step_index=run.step_index, paused_reason="held", code="held", message=why)
 
 
 def _ground(run: Run, facts: Facts) -> Ground | None:
@@ -254,7 +271,7 @@ def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
         if voids is not None:
             return (_asks(run, ground, now, voids),)
     if ground.held is not None:
-        return (StepPaused(step_index=index, paused_reason="held", code="held", message=ground.held),)
+        return (_held(run, ground.held),)
     return None
 
 
@@ -325,7 +342,8 @@ AT_REST: tuple[Rule, ...] = (
     _all_is_done,
     _approval_expires,
     _approval_is_frozen,
-    _hold_is_over,
+    _approval_is_outdated,
+    _hold_has_changed,
     _unsent_again,
     _next_step,
 )

@@ -1,7 +1,8 @@
 """What waits for whose approval: the inbox. Used by ``api``; the rows are the journal's.
 
 Three walks down three indexes, oldest first: where somebody is named, where their own run asks them, and where policy
-asks the agent's owner or whom they let approve. Whether a word is heard is the actor's to decide; this only finds.
+asks the agent's owner or whom they let approve; each leaves out what that person has said yes to already. Whether a
+word is heard is the actor's to decide; this only finds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ FROM workflow_run_approvals a JOIN workflow_runs r ON r.id = a.run_id AND r.stat
     AND r.paused_reason = 'awaiting_approval' AND r.current_step_index = a.step_index
 WHERE a.state = 'open' AND ($3::bigint IS NULL OR (a.opened_at_ms, a.run_id) > ($3, $4::uuid))
     AND NOT (r.user_id = $1 AND (a.terms ->> 'forbid_self')::boolean)
+    AND NOT EXISTS (SELECT FROM json_array_elements(a.votes) AS vote WHERE vote ->> 'by' = $1)
 """
 _OLDEST = "ORDER BY a.opened_at_ms, a.run_id LIMIT $5"
 _INBOX = f"""

@@ -23,12 +23,24 @@ SELECT (SELECT version FROM authority_version) AS version,
     ARRAY(
         SELECT ROW(agents, tools, risk, writes, open_world, idempotent, requires_approval, denied) FROM tool_policies
     ) AS policies,
-    ARRAY(SELECT ROW(scope, target, reason, held_by) FROM holds WHERE released_at IS NULL) AS holds
+    ARRAY(SELECT ROW(scope, target, reason, held_by) FROM holds WHERE released_at IS NULL ORDER BY id) AS holds
 """
 
 _WAKE_HELD = """
 UPDATE workflow_runs SET wake_at = clock_timestamp()
 WHERE owner IS NULL AND status = 'paused' AND paused_reason = 'held' AND wake_at IS NULL
+"""
+
+# Which policy is heard where several fit, the run's node decides; here one that asks for approval is enough.
+_WAKE_ASKED = """
+UPDATE workflow_runs r SET wake_at = clock_timestamp()
+FROM workflow_run_approvals a
+WHERE r.id = a.run_id AND r.owner IS NULL AND r.status = 'paused' AND r.paused_reason = 'awaiting_approval'
+    AND (r.wake_at IS NULL OR r.wake_at > clock_timestamp()) AND a.state = 'open' AND NOT a.requires_approval
+    AND EXISTS (
+        SELECT FROM tool_policies p
+        WHERE p.requires_approval AND tool_fits(p.agents, a.agent_id) AND tool_fits(p.tools, a.tool_name)
+    )
 """
 
 
@@ -79,6 +91,8 @@ class AuthorityRecords:
         return found
 
     async def wake_held(self) -> None:
-        """Let every passive run that a hold keeps be looked at again: whoever takes it sees whether it is over."""
+        """Let every passive run that a hold keeps be looked at again, and every one that asks somebody where a policy
+        may want others to be asked: whoever takes it sees what is to be done."""
         async with reading(self._pool) as connection:
             await connection.execute(_WAKE_HELD)
+            await connection.execute(_WAKE_ASKED)

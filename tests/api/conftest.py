@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.api.case import Case
 from tests.api.harness import Stack, stack
 from tests.api.people import introduce
 from tests.conftest import STRICT_TEMPLATE, url_of
@@ -62,3 +63,16 @@ async def books(module_database: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(module_database)
     yield connection
     await connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def strict_shared(strict_module_database: str, valkey: EmbeddedValkey) -> AsyncIterator[Stack]:
+    """As ``shared``, where no agent belongs to anybody."""
+    async with stack(strict_module_database, valkey.url, "strict") as opened:
+        yield introduce(opened)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def case(strict_shared: Stack) -> Case:
+    """A case with an agent of its own, on the node of a module."""
+    return await Case(strict_shared).open()

@@ -62,3 +62,33 @@ def test_a_manual_step_that_was_never_asked_about_owes_no_call_that_passes_for_a
     bare = replace(story.run, revision=None)
     (forged,) = effects(bare, story.epoch, story.now)
     assert not forged.as_approved
+
+
+@pytest.mark.parametrize(
+    ("today", "why"),
+    [
+        (policed("user:cat"), "policy has come to require approval"),
+        (Ground(traits=Traits(risk="high")), "from medium to high"),
+        (Ground(schema_hash="b"), "schema has changed"),
+    ],
+)
+def test_what_waits_is_asked_anew_where_others_decide_or_it_became_worse(today: Ground, why: str) -> None:
+    story = waiting(Ground(schema_hash="a"), quorum=2, approvers=["user:ann", "user:cat"])
+    assert approve(story, "ann") is None
+    story.grounds.say = lambda agent_id, tool_name: today
+    story.turn()
+    *_, told = story.rows("step.paused")
+    assert why in told["voids"]
+    assert (told["revision"], told["votes"]) == (2, [])
+    assert story.run.approval is not None
+    assert story.run.approval.state == "open"
+
+
+@pytest.mark.parametrize(
+    "today", [Ground(traits=Traits(risk="low", writes=False)), Ground(schema_hash="a"), Ground(held="held")]
+)
+def test_what_waits_goes_on_waiting_where_nothing_became_worse(today: Ground) -> None:
+    story = waiting(Ground())
+    story.grounds.say = lambda agent_id, tool_name: today
+    story.turn()
+    assert story.types.count("step.paused") == 1
