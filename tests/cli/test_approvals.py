@@ -62,6 +62,11 @@ async def test_the_inbox_lists_what_waits_for_you_and_a_run_shows_all_of_it(
     assert row[7].endswith("UTC")
     assert [one["run_id"] for one in (await people["gus"].gets("approvals", "list"))["items"]] == [first]
     assert [one["run_id"] for one in (await people["ann"].gets("approvals", "list"))["items"]] == [second]
+    third, _ = await waiting(live)
+    page = await people["ann"].gets("approvals", "list", "--limit", "1")
+    rest = await people["ann"].gets("approvals", "list", "--cursor", page["next_cursor"])
+    assert [one["run_id"] for one in (*page["items"], *rest["items"])] == [second, third]
+    assert '"approval"' not in json.dumps(await people["ann"].gets("run", "list"))
     nobody = await people["otto"].says("approvals", "list")
     assert (nobody.stdout, nobody.stderr) == ("", "Nothing waits for you.\n")
     shown = (await people["bob"].says("run", "show", first)).stdout
