@@ -13,7 +13,7 @@ UPGRADE ?=
 # What make bench measures: all, or some of throughput latency flat capacity sse api upkeep profile. Its sizes are options
 # too (make bench WHAT=throughput RUNS=100 REPEATS=1), see Options in each module of tests/bench; SIZE=miniature: tiny.
 WHAT ?= all
-SIZES := RUNS STEPS INFLIGHT REPEATS FINISHED HOLD SETTLE PAUSED RATE SECONDS WATCHERS SLOW EVENTS CREATIONS READS \
+SIZES := RUNS STEPS INFLIGHT REPEATS FINISHED HOLD SETTLE PAUSED RATE SECONDS WATCHERS SLOW EVENTS CREATIONS READS LONG \
 	RESIDENTS PASSIVE IDLE TTL SWEEP TOP LOAD STALL SPARE SIZE OUT
 # make sim SEEDS=500 plays seeds 0..499; SEEDS=417..417 plays that one again.
 SEEDS ?= 500

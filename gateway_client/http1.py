@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -85,8 +85,7 @@ class Endpoint:
         return f"{'https' if self.secure else 'http'}://{self.authority}{self.prefix}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """One complete answer. `keep_alive`: the connection may carry another request."""
 
     status: int
@@ -158,6 +157,8 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> Answer | None:
         """The answer once it is complete; None while bytes are missing. Raises Malformed."""
+        if self._head is None and not self._buffer and (whole := _read_whole(data)) is not None:
+            return whole
         self._buffer += data
         while self._head is None:
             end = self._buffer.find(b"\r\n\r\n")
@@ -217,6 +218,18 @@ class AnswerReader:
             return None
         surplus = len(self._buffer) > end + 4
         return Answer(status=head.status, body=bytes(self._body), keep_alive=head.keep_alive and not surplus)
+
+
+def _read_whole(data: bytes) -> Answer | None:
+    """The answer if it is all there is and says its length, as nearly every answer does; None: read it in pieces."""
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+    if end < 0 or len(data) > MAX_BODY_BYTES:
+        return None
+    head = _parse_head(data[:end])
+    body = data[end + 4 :]
+    if head.status < 200 or head.length != len(body):
+        return None
+    return Answer(status=head.status, body=body, keep_alive=head.keep_alive)
 
 
 @functools.lru_cache(maxsize=16)  # the answers of one second differ in their bodies only

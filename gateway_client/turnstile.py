@@ -5,7 +5,7 @@ take the connections of its neighbours. Whoever waits here has written nothing, 
 """
 
 import asyncio
-import contextlib
+from collections import deque
 from typing import Final
 
 from gateway_client.errors import NotSent
@@ -98,13 +98,45 @@ class Turnstile:
         return NotSent("agent_busy", f"{self._per_agent} calls to {agent_id} wait for the Gateway's answer already")
 
 
-class _Places(asyncio.Semaphore):
-    """A semaphore of which a place may be taken without waiting, where one is free."""
+class _Places:
+    """A semaphore whose places are taken without a coroutine where one is free, as one nearly always is."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def locked(self) -> bool:
+        """Whether one would have to wait. A place that is given back while somebody waits is theirs at once."""
+        return self._free == 0
 
     def take(self) -> None:
-        """Only where it is not `locked`: its coroutine then ends at its first step."""
-        with contextlib.suppress(StopIteration):
-            self.acquire().send(None)
+        """Only where it is not `locked`."""
+        self._free -= 1
+
+    async def acquire(self) -> None:
+        """Waits in order for a place."""
+        if not self.locked():
+            self.take()
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # it was given the place in the same moment
+                self.release()
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def release(self) -> None:
+        """Gives a place back, or to whoever has waited longest."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
 
 
 class _Lane:

@@ -102,6 +102,7 @@ class Attempt(BaseModel):
     result_json: Any
     result_preview: str | None
     log_preview: str
+    risk: Risk | None = Field(description="Of the tool, as the call was intended; null if it is older than that.")
 
 
 class Vote(BaseModel):

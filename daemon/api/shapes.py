@@ -10,21 +10,20 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
-from daemon.machine.wire import PREVIEW_CHARS
-from daemon.store.runs import ApprovalView, AttemptView, RunItem, RunView
+from daemon.store.runs import ApprovalView, RunItem, RunView, StepView
 
 TRAITS = ("risk", "writes", "open_world", "idempotent", "requires_approval")
 """What is told of a tool beside its name."""
-_PENDING = {"status": "pending", "attempts": ()}
-"""What nothing happened to yet; one for all such steps."""
 
 
 class StepTold(NamedTuple):
-    """What is told of a step's spec."""
+    """What is told of a step's spec; ``key`` and ``call`` are the beginnings of JSON texts that name it."""
 
     id: str
     agent_id: str
     tool_name: str
+    key: str
+    call: str
 
 
 @lru_cache(maxsize=256)
@@ -32,8 +31,10 @@ def steps_of(snapshot: str) -> tuple[StepTold, ...]:
     """Of each step in turn. Runs of one workflow share a snapshot to the letter, so it is parsed once."""
     found = []
     for step in orjson.loads(snapshot)["steps"]:
-        tool = step["tool_config"]
-        found.append(StepTold(step["id"], tool["agent_id"], tool["tool_name"]))
+        step_id, tool = step["id"], step["tool_config"]
+        call = orjson.dumps({"agent_id": tool["agent_id"], "tool_name": tool["tool_name"]}).decode()[:-1] + ","
+        key = orjson.dumps(step_id).decode() + ":"
+        found.append(StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call))
     return tuple(found)
 
 
@@ -59,7 +60,7 @@ def run_shape(view: RunView) -> dict[str, Any]:
         "paused_reason": head.paused_reason,
         "current_step_index": head.current_step_index,
         "workflow_snapshot": orjson.Fragment(view.snapshot),
-        "steps_state": _steps_state(view),
+        "steps_state": orjson.Fragment(_steps_state(view)),
         "created_at": moment(head.created_at),
         "updated_at": moment(head.updated_at),
         "error_code": head.error_code,
@@ -88,24 +89,20 @@ def run_item(item: RunItem) -> dict[str, Any]:
     }
 
 
-def _steps_state(view: RunView) -> dict[str, Any]:
-    specs = steps_of(view.snapshot)
-    state: dict[str, Any] = dict.fromkeys((spec.id for spec in specs), _PENDING)
-    for step in view.steps:
-        entry: dict[str, Any] = {"status": step.status, "attempts": []}
-        if step.approved_at_ms is not None:
-            entry |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
-        if step.decided_at_ms is not None:
-            entry |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
-        state[step.step_id] = entry
-    for approval in view.approvals:  # of each step the newest is told
-        state[specs[approval.step_index].id] = state[specs[approval.step_index].id] | {
-            "approval": approval_shape(approval)
-        }
+def _steps_state(view: RunView) -> str:
+    """By step, as JSON text: what is in it comes as text from Postgres, and a run may have a thousand steps."""
+    specs, states = steps_of(view.snapshot), {step.step_id: step for step in view.steps}
+    asked = {approval.step_index: approval for approval in view.approvals}  # of each step the newest is told
+    attempts: dict[int, list[str]] = {}
     for attempt in view.attempts:
-        spec = specs[attempt.step_index]
-        state[spec.id]["attempts"].append(_attempt(attempt, spec))
-    return state
+        attempts.setdefault(attempt.step_index, []).append(specs[attempt.step_index].call + attempt.told[1:])
+    entries = []
+    for index, spec in enumerate(specs):
+        made, step = ",".join(attempts.get(index, ())), states.get(spec.id)
+        status = "pending" if step is None else step.status
+        said = _said(step, asked.get(index)) if step is not None or asked else ""
+        entries.append(f'{spec.key}{{"status":"{status}","attempts":[{made}]{said}}}')
+    return "{" + ",".join(entries) + "}"
 
 
 def approval_shape(approval: ApprovalView) -> dict[str, Any]:
@@ -143,21 +140,13 @@ def vote_shape(vote: Mapping[str, Any]) -> dict[str, Any]:
     return told | {name: who[name] for name in ("roles", "via", "address", "client")}
 
 
-def _attempt(attempt: AttemptView, spec: StepTold) -> dict[str, Any]:
-    ended = attempt.ended_at_ms
-    return {
-        "req_id": attempt.req_id,
-        "agent_id": spec.agent_id,
-        "tool_name": spec.tool_name,
-        "attempt_index": attempt.attempt,
-        "state": attempt.state,
-        "start_ts": attempt.intended_at_ms // 1000,
-        "end_ts": ended // 1000 if ended is not None else None,
-        "ok": attempt.state == "done" if ended is not None else None,
-        "exit_code": attempt.exit_code,
-        "canceled": attempt.state == "canceled",
-        "error": orjson.Fragment(attempt.error) if attempt.error is not None else None,
-        "result_json": orjson.Fragment(attempt.result) if attempt.result is not None else None,
-        "result_preview": attempt.result[:PREVIEW_CHARS] if attempt.result is not None else None,
-        "log_preview": attempt.log_tail,
-    }
+def _said(step: StepView | None, approval: ApprovalView | None) -> str:
+    """What people said of a step, or were asked: further members of a JSON object."""
+    told: dict[str, Any] = {}
+    if step is not None and step.approved_at_ms is not None:
+        told |= {"approved": True, "approved_at": step.approved_at_ms // 1000, "approved_by": step.approved_by}
+    if step is not None and step.decided_at_ms is not None:
+        told |= {"decided_by": step.decided_by, "decided_at": step.decided_at_ms // 1000, "note": step.note}
+    if approval is not None:
+        told["approval"] = approval_shape(approval)
+    return "," + orjson.dumps(told).decode()[1:-1] if told else ""

@@ -236,12 +236,13 @@ def stands(revision: Revision, step: StepSpec, ground: Ground, user_id: str) -> 
 
 
 def valid_votes(revision: Revision, terms: ApprovalSpec, ground: Ground, user_id: str) -> tuple[Vote, ...]:
-    """The votes of those who may still decide."""
-    return tuple(
-        vote
+    """The votes of those who may still decide, one of each person: of several, said under several groups, the last."""
+    standing = {
+        vote.by: vote
         for vote in revision.votes
         if who_may_not(terms, ground, user_id=user_id, by=vote.by, groups=vote.who.groups) is None
-    )
+    }
+    return tuple(standing.values())
 
 
 def ended(revision: Revision | None, state: RevisionState, at: int) -> Revision | None:

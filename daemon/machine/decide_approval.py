@@ -29,8 +29,10 @@ from daemon.machine.needs import Facts
 from daemon.machine.spec import StepSpec
 from daemon.machine.state import Run
 
-FORBIDDEN = frozenset({"not_an_approver"})
+FORBIDDEN = frozenset({"not_an_approver", "role_required"})
 """Codes that say who may not, rather than what cannot be."""
+_DECIDING = frozenset({"approver", "admin"})
+"""Roles that may say yes or no where they are asked; commands from before roles were kept have none."""
 
 
 def approve(run: Run, command: Command, now: int, facts: Facts) -> Decision:
@@ -40,7 +42,12 @@ def approve(run: Run, command: Command, now: int, facts: Facts) -> Decision:
 
 
 def resumed(run: Run, command: Command, now: int, facts: Facts) -> Decision:
-    """v0's way to approve: a bare word that names neither step nor digest. Not where that would be too little."""
+    """v0's way to approve: a bare word that names neither step nor digest. Not where that would be too little, and not
+    by somebody whose token may drive runs only."""
+    roles = command.who.roles
+    if roles and not _DECIDING.intersection(roles):
+        message = f"To resume it is to approve it, which needs the role 'approver'; your token has {', '.join(roles)}."
+        return Decision(refusal=Refusal("role_required", message))
     revision, terms = run.approval, run.spec.steps[run.step_index].terms
     if revision is not None and (needs_digest(terms, revision.traits) or terms.forbid_self):
         message = "This step takes more than a bare word: use approve, with step_id and the digest of what you saw."

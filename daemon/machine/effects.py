@@ -17,6 +17,7 @@ from msgspec import Struct
 from daemon.machine.approval import Revision, arguments_of, digest_of
 from daemon.machine.commands import Epoch, ReqId
 from daemon.machine.events import PausedReason
+from daemon.machine.spec import StepSpec
 from daemon.machine.state import AttemptState, Canceling, Run, RunStatus
 
 
@@ -105,26 +106,26 @@ def effects(run: Run, epoch: Epoch, now: int) -> tuple[Effect, ...]:
         return (Inquire(req_id=attempt.req_id, look=WHILE_CANCELING), cancel)
     inquire = (Inquire(req_id=attempt.req_id, look=looks),) if attempt.epoch != epoch or looks else ()
     if attempt.epoch == epoch and attempt.state == "intent":
-        revision = run.approval
+        step, revision = run.spec.steps[attempt.step_index], run.approval
         invoke = Invoke(
             req_id=attempt.req_id,
             tries=attempt.tries,
             agent_id=config.agent_id,
             tool_name=config.tool_name,
-            arguments=arguments_of(run.spec.steps[attempt.step_index], revision),
+            arguments=arguments_of(step, revision),
             timeout_ms=config.timeout_ms + AGENT_BACKSTOP_MS,
             stream=config.stream,
             schema_hash=revision.schema_hash if revision is not None else None,
-            approved=_approved(revision),
+            approved=_approved(step, revision),
         )
         return (*inquire, invoke)
     return inquire
 
 
-def _approved(revision: Revision | None) -> str | None:
-    """The digest that the call must have; one that none has, where it was not approved."""
+def _approved(step: StepSpec, revision: Revision | None) -> str | None:
+    """The digest that the call must have; one that none has, where it was not approved, or never asked about."""
     if revision is None:
-        return None
+        return "" if step.manual else None
     return revision.digest if revision.state == "approved" else ""
 
 

@@ -79,7 +79,8 @@ def _apply(run: Run, event: Event, at: int) -> Run:
     match event:  # what each step has comes first
         case LogAppended():
             attempt = _known(run, event.req_id)
-            size = attempt.log_bytes + len(event.data.encode())
+            data = event.data
+            size = attempt.log_bytes + (len(data) if data.isascii() else len(data.encode()))
             return _with_attempt(run, event.req_id, replace(attempt, log_bytes=size, mark=event.mark or attempt.mark))
         case AttemptRunning() | AttemptEnded() | AttemptSent() | AttemptUnsent() | AttemptCanceling():
             return _with_attempt(run, event.req_id, _moved(_known(run, event.req_id), event, at))
@@ -211,7 +212,9 @@ def _onward(run: Run) -> Run:
 def _step(run: Run, event: StepCompleted | StepFailed) -> Run:
     index = event.step_index
     if isinstance(event, StepCompleted):
-        return replace(_with_step(run, index, "success"), step_index=index + 1)
+        old = run.steps[index]
+        done = replace(old, status=check_move(STEP_MOVES, old.status, "success"))
+        return replace(run, steps=_put(run.steps, index, done), step_index=index + 1)
     failed = _with_step(run, index, "failed")
     return replace(failed, step_index=index + 1) if run.spec.steps[index].continues else failed
 
@@ -247,6 +250,7 @@ def _intended(run: Run, event: AttemptIntended, at: int) -> Run:
             ack_by=event.ack_by,
             deadline_at=event.deadline_at,
             retry_at=None,
+            risk=event.risk,
         )
         return replace(run, attempt=attempt)
     attempt = Attempt(
@@ -259,12 +263,14 @@ def _intended(run: Run, event: AttemptIntended, at: int) -> Run:
         intended_at=at,
         ack_by=event.ack_by,
         deadline_at=event.deadline_at,
+        risk=event.risk,
     )
     if run.in_flight:
         raise IllegalMove("a second attempt while one is in flight")
     past = run.past if run.attempt is None else (run.attempt, *run.past[: PAST_KEPT - 1])
-    run = _with_step(run, event.step_index, "running", attempts=event.attempt_index + 1)
-    return replace(run, attempt=attempt, past=past)
+    old = run.steps[event.step_index]
+    begun = replace(old, status=check_move(STEP_MOVES, old.status, "running"), attempts=event.attempt_index + 1)
+    return replace(run, steps=_put(run.steps, event.step_index, begun), attempt=attempt, past=past)
 
 
 def _moved(

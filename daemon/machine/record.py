@@ -16,22 +16,39 @@ from msgspec.structs import replace
 from daemon.machine.approval import Revision, RevisionState, Vote, arguments_text
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
 from daemon.machine.decision import Refusal
-from daemon.machine.events import AttemptEnded, AttemptIntended, AttemptSettled, Event, LogAppended, StepEdited
+from daemon.machine.events import (
+    AttemptEnded,
+    AttemptIntended,
+    AttemptSettled,
+    Event,
+    LogAppended,
+    StepApproved,
+    StepEdited,
+    StepRejected,
+    StepVoted,
+)
 from daemon.machine.evolve import Happened
 from daemon.machine.ground import Traits
 from daemon.machine.state import Attempt, Run, name_of
 from daemon.machine.wire import error, frames_of, iso, payload
 
 LOG_PREVIEW_CHARS = 8000
+GROUNDED = (AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited)
+"""What may happen only by the grants, policies and holds that stand at its commit: calls, and what people decide."""
 
 
 class EventRow(NamedTuple):
+    """``payload`` is JSON text, ``at`` epoch ms."""
+
+    run_id: RunId
     seq: int
     event_type: str
-    payload: bytes
+    payload: str
+    at: int
 
 
 class StepRow(NamedTuple):
+    run_id: RunId
     step_index: int
     step_id: str
     status: str
@@ -142,7 +159,7 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
     verdicts: tuple[VerdictRow, ...]
     approvals: tuple[ApprovalRow, ...] = ()
     authority: int | None = None
-    """The version of grants, policies and holds by which a call is intended; None where none is."""
+    """The version of grants, policies and holds that the turn went by; None where nothing happened that needs any."""
 
     @property
     def run_id(self) -> RunId:
@@ -150,7 +167,8 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        frames = frames_of(name_of(self.run.id), iso(self.at), self.events)
+        events = [(row.seq, row.event_type, row.payload) for row in self.events]
+        frames = frames_of(name_of(self.run.id), iso(self.at), events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
 
@@ -176,16 +194,17 @@ def record(
     run = before
     rows: list[EventRow] = []
     touched: dict[ReqId, _Touched] = {}
-    intends = False
+    grounded = False
     for event, run in happened:
-        rows.append(EventRow(run.last_seq, event.type, orjson.dumps(payload(event, run, at))))
+        grounded = grounded or isinstance(event, GROUNDED)
+        told = orjson.dumps(payload(event, run, at)).decode()
+        rows.append(EventRow(run.id, run.last_seq, event.type, told, at))
         req_id: ReqId | None = getattr(event, "req_id", None)
         if req_id is not None:
             notes = touched.get(req_id)
             if notes is None:
                 notes = touched[req_id] = _Touched()
             notes.note(event, run.find(req_id))
-            intends = intends or isinstance(event, AttemptIntended)
     if run.attempt is not None and before.attempt is not run.attempt:
         touched.setdefault(run.attempt.req_id, _Touched()).attempt = run.attempt
     return Transition(
@@ -199,7 +218,7 @@ def record(
         attempts=tuple(_attempt_row(run, notes) for notes in touched.values()),
         verdicts=tuple(verdicts),
         approvals=_approvals(before, happened) if run.revision is not before.revision else (),
-        authority=authority if intends else None,
+        authority=authority if grounded else None,
     )
 
 
@@ -308,6 +327,7 @@ def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
 def _step_row(run: Run, index: int) -> StepRow:
     step = run.steps[index]
     return StepRow(
+        run.id,
         index,
         run.spec.steps[index].id,
         step.status,

@@ -111,7 +111,8 @@ def _unsent_for_good(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt = run.attempt
     if attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
         return ()
-    if attempt.retry_at is not None and not run.terminal and attempt.canceling is None:
+    behind = attempt.step_index != run.step_index  # while it waited to go again, the step was rejected or expired
+    if attempt.retry_at is not None and not run.terminal and not behind and attempt.canceling is None:
         return ()
     return (
         AttemptEnded(

@@ -83,6 +83,13 @@ ALONE = ApprovalSpec()
 class StepSpec(Shape):
     """One step: one tool call, perhaps behind a person's approval."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"approval": {"type": "object"}}, "required": ["approval"]},
+            "then": {"properties": {"approval_policy": {"const": "manual"}}, "required": ["approval_policy"]},
+        }
+    )
+
     id: Name
     name: Name
     type: Literal["tool_call"] = "tool_call"

@@ -18,6 +18,7 @@ from msgspec import Struct
 from daemon.machine.approval import Revision
 from daemon.machine.commands import Epoch, Mark, ReqId, RunId
 from daemon.machine.events import PausedReason
+from daemon.machine.ground import Risk
 from daemon.machine.spec import StepSpec, WorkflowSpec
 
 RunStatus = Literal["running", "paused", "completed", "failed", "canceled"]
@@ -36,7 +37,7 @@ RUN_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
 
 STEP_MOVES: Mapping[StepStatus, frozenset[StepStatus]] = {
     "pending": frozenset({"running", "rejected", "expired", "skipped", "canceled"}),
-    "running": frozenset({"pending", "success", "failed", "canceled"}),
+    "running": frozenset({"pending", "success", "failed", "rejected", "expired", "canceled"}),
     "failed": frozenset({"pending", "running", "success", "skipped", "canceled"}),
     "success": frozenset(),
     "skipped": frozenset(),
@@ -119,6 +120,8 @@ class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     ended_at: int | None = None
     answered: bool = False
     log_bytes: int = 0
+    risk: Risk | None = None
+    """Of its tool, as it was intended."""
     mark: Mark | None = None
 
     @property

@@ -96,12 +96,6 @@ CANCEL_EVIDENCE: dict[Outcome, str] = {
 }
 
 
-_FRAME = (
-    b'id: %d\nevent: %b\ndata: {"type":"run.event","run_id":"%b","seq":%d,"event_type":"%b","created_at":"%b",'
-    b'"payload":%b}\n\n'
-)
-
-
 def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
     """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
     if isinstance(event, _ABOUT_A_CALL):  # most events are, and a chain of patterns would look at the others first
@@ -264,17 +258,18 @@ def iso(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def frames_of(run_id: str, created_at: str, events: Iterable[tuple[int, str, bytes]]) -> bytes:
+def frames_of(run_id: str, created_at: str, events: Iterable[tuple[int, str, str]]) -> bytes:
     """Events of one moment of a run (seq, type, payload) as SSE frames; see ``frame``."""
-    run, at = run_id.encode(), created_at.encode()
     made = []
-    for seq, event_type, body in events:
-        kind = event_type.encode()
-        made.append(_FRAME % (seq, kind, run, seq, kind, at, body))
-    return b"".join(made)
+    for seq, kind, body in events:
+        made.append(
+            f'id: {seq}\nevent: {kind}\ndata: {{"type":"run.event","run_id":"{run_id}","seq":{seq},'
+            f'"event_type":"{kind}","created_at":"{created_at}","payload":{body}}}\n\n'
+        )
+    return "".join(made).encode()
 
 
-def frame(run_id: str, seq: int, event_type: str, created_at: str, body: bytes) -> bytes:
+def frame(run_id: str, seq: int, event_type: str, created_at: str, body: str) -> bytes:
     """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged. All else is plain ASCII of our own."""
     return frames_of(run_id, created_at, ((seq, event_type, body),))
 

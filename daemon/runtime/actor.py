@@ -83,6 +83,8 @@ class Actor:
     caution: Caution = "none"
     rests: int = 0
     """Turns that are over, their effects sent."""
+    _owing: tuple[Run | None, tuple[Effect, ...]] = (None, ())
+    """The state that ``owed`` was last asked about, and what it owed: nearly always a call is sent by that very one."""
 
     @property
     def id(self) -> RunId:
@@ -198,7 +200,9 @@ class Actor:
     def owed(self, now: int) -> list[Effect]:
         """Effects owed at ``now`` and not asked for yet under this claim; each is answered once."""
         fresh = []
-        for effect in effects(self.run, self.epoch, now):
+        owed = effects(self.run, self.epoch, now)
+        self._owing = (self.run, owed)
+        for effect in owed:
             key = self.key(effect)
             if key not in self.asked:
                 self.asked.add(key)
@@ -207,6 +211,9 @@ class Actor:
 
     def still_owes(self, effect: Effect, now: int) -> bool:
         """Whether the state still owes exactly this effect."""
+        run, owed = self._owing
+        if run is self.run and isinstance(effect, Invoke):  # which does not depend on the time
+            return effect in owed
         return effect in effects(self.run, self.epoch, now)
 
     def key(self, effect: Effect) -> Asked:

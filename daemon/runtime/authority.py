@@ -82,12 +82,18 @@ class Authority:
         self._stale = True
         self._confirmed_at = float("-inf")
         """When (monotonic s) the version was last known to stand."""
+        self._woken = 0
+        """The version for which the passive runs that a hold keeps were woken."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._policies: tuple[Policy, ...] = ()
+        self._requiring: tuple[Policy, ...] = ()
+        """Those of the policies that require approval."""
         self._holds: tuple[Hold, ...] = ()
         self._grounds: dict[tuple[str, tuple[str, ...], bool, str, str], tuple[Ground, int | None]] = {}
         self._learned = 0
         """The catalogue's ``changes`` that ``_grounds`` knows of."""
+        self._readings = self._read = 0
+        """How many readings were begun, and which of them stands."""
         self._hint = asyncio.Event()
 
     def lacks(self, run: Run) -> bool:
@@ -96,16 +102,13 @@ class Authority:
             return False
         if self._stale:
             return True
-        steps, at = run.spec.steps, run.step_index
-        return any(self._lacks(step) for step in steps[at : at + 2])
+        return any(map(self._lacks, run.spec.steps[run.step_index : run.step_index + 2]))
 
     def _lacks(self, step: StepSpec) -> bool:
         config = step.tool_config
         if config.agent_id not in self._agents:
             return True
-        asks = step.approval_policy == "manual" or any(
-            policy.requires_approval and policy.fits(config.agent_id, config.tool_name) for policy in self._policies
-        )
+        asks = step.manual or any(policy.fits(config.agent_id, config.tool_name) for policy in self._requiring)
         return asks and not self._catalogue.fresh(config.agent_id)
 
     async def learn(self, runs: Iterable[Run]) -> None:
@@ -113,21 +116,21 @@ class Authority:
         steps = [step for run in runs for step in run.spec.steps[run.step_index : run.step_index + 2]]
         wanted = {step.tool_config.agent_id for step in steps}
         if self._stale or not wanted <= self._agents.keys():
-            await self._read(wanted)
+            await self._read_anew(wanted)
         await self._catalogue.learn(sorted({step.tool_config.agent_id for step in steps if self._lacks(step)}))
 
     def grounds(self, run: Run) -> RunGrounds:
         """The grounds of a run's calls by the version that is known here."""
         return RunGrounds(self, self._version, run)
 
-    def allows(self, run: Run, invoke: Invoke) -> bool:
+    def allows(self, run: Run, call: Invoke) -> bool:
         """Whether the call may leave this moment: nothing bars or holds it, and it is what was approved, if it was."""
-        ground = self.ground(run, invoke.agent_id, invoke.tool_name)
+        ground = self.ground(run, call.agent_id, call.tool_name)
         if ground is None or ground.barred is not None or ground.held is not None:
             return False
         if self._stale or self._clock.monotonic() - self._confirmed_at >= CERTAIN_S:
             return False
-        return invoke.as_approved and (invoke.approved is not None or not ground.traits.requires_approval)
+        return call.as_approved and (call.approved is not None or not ground.traits.requires_approval)
 
     def ground(self, run: Run, agent_id: str, tool: str) -> Ground | None:
         """What stands about one call; None: not known."""
@@ -137,11 +140,11 @@ class Authority:
         if self._learned != self._catalogue.changes or len(self._grounds) > GROUNDS_KEPT:
             self._grounds.clear()
             self._learned = self._catalogue.changes
-        now = self._clock.now()
         key = (run.user_id, run.groups, run.admin, agent_id, tool)
         known = self._grounds.get(key)
-        if known is not None and (known[1] is None or now < known[1]):
+        if known is not None and (known[1] is None or self._clock.now() < known[1]):
             return known[0]
+        now = self._clock.now()
         about = self._catalogue.about(agent_id, tool)
         ground = ground_of(
             agent,
@@ -183,6 +186,7 @@ class Authority:
             self._hint.clear()
             try:
                 await self._look()
+                await self._wake_held()
             except StoreUnavailable as fault:
                 log.warning("authority cannot be read", fault=str(fault))
 
@@ -190,15 +194,18 @@ class Authority:
         started = self._clock.monotonic()
         version = self._version if self._stale else await self._records.version()
         if self._stale or version != self._version:
-            await self._read(())
+            await self._read_anew(())
         else:
             self.confirmed(version, started)
 
-    async def _read(self, wanted: Iterable[str]) -> None:
+    async def _read_anew(self, wanted: Iterable[str]) -> None:
         known, started = list(self._agents), self._clock.monotonic()
+        self._readings += 1
+        reading = self._readings
         said = await self._records.read(sorted({*known, *wanted}))
-        if said.version < self._version:  # an older answer that came late
+        if reading < self._read:  # one that began later was answered first
             return
+        self._read = reading
         moved = said.version != self._version
         if moved or self._stale:
             self._grounds.clear()
@@ -208,11 +215,19 @@ class Authority:
         while len(self._agents) > AGENTS_KEPT:
             self._agents.popitem(last=False)
         self._version, self._policies, self._holds = said.version, said.policies, said.holds
+        self._requiring = tuple(policy for policy in said.policies if policy.requires_approval)
         self._stale = False
         self.confirmed(said.version, started)
         if moved:
-            await self._records.wake_held()
             self._changed()
+            await self._wake_held()
+
+    async def _wake_held(self) -> None:
+        """Once for each version, and again until Postgres has said yes."""
+        version = self._version
+        if self._woken != version:
+            await self._records.wake_held()
+            self._woken = version
 
 
 class RunGrounds:

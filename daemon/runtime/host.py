@@ -158,9 +158,12 @@ class Host:
                 self._turn(actor, [*entries, *mail] if entries else mail, commands.get(actor.id, []), all_heard=heard)
 
     def look_again(self) -> None:
-        """Grants, policies or holds have changed: runs that a hold keeps may go on."""
+        """Grants, policies or holds have changed: runs that a hold keeps may go on.
+
+        Those too whose turn is under way: it went by what stood before, and may be about to say that they are held.
+        """
         for actor in self._residents:
-            if actor.run.paused_reason == "held":
+            if actor.busy or actor.run.paused_reason == "held":
                 self._residents.ring_here(actor, "h")
 
     def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], *, all_heard: bool) -> None:

@@ -66,6 +66,8 @@ class Ownership:
         self._capacity = capacity
         self._let_go: OrderedDict[RunId, Known] = OrderedDict()
         self._leaving: asyncio.Queue[Actor] = asyncio.Queue()
+        self._doubted: dict[Actor, None] = {}
+        """Whose lease had vanished and was taken again; in order, so that simulated nodes do the same thing twice."""
         self._leasing = asyncio.Lock()
         """Renewals and releases take turns: a renewal under way would take back a lease that was just given up."""
         self._taking = True
@@ -142,7 +144,7 @@ class Ownership:
         A lease taken again proves nothing: another node may have had the run in between and let it go. Until Postgres
         says that the claim stands, such a run is in doubt, and its lease does not count as renewed.
         """
-        doubted: dict[Actor, None] = {}  # in order, so that a simulated node does the same thing twice
+        doubted = self._doubted
         while True:
             await asyncio.sleep(self._ttl_s / 3)
             try:
@@ -210,12 +212,14 @@ class Ownership:
     async def hand_over(self) -> int:
         """Drain's last act: give every run to the others, without waiting for leases to run out. Answers how many.
 
-        Offers that were read and not claimed are given back too; else they would wait until somebody misses them.
+        Offers that were read and not claimed are given back too; else they would wait until somebody misses them. So
+        are leases in doubt of runs that have left: while they were ours, letters rang us, and nobody was called.
         """
         await self._ready.give_back()
         async with self._leasing:
             actors = list(self._residents)
-            released = await self._leases.release([_held(actor) for actor in actors], force=True)
+            strange = [actor for actor in self._doubted if self._residents.get(actor.id) is not actor]
+            released = await self._leases.release([_held(actor) for actor in [*actors, *strange]], force=True)
             for actor in actors:
                 self._residents.remove(actor)
         gone = [actor for actor in actors if released.get(actor.id) == "r"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 
 from daemon import telemetry
 from daemon.machine.commands import IN_MEMORY, Entry, Letter, Mark, RunId, Urgency
@@ -29,6 +30,9 @@ class Residents:
         self._alarms: list[tuple[float, RunId]] = []
         self._due: dict[RunId, float] = {}
         self._bell = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        """When it rings the bell (monotonic s)."""
         self.strays = Strays()
         """Letters of runs that moved out."""
 
@@ -121,7 +125,8 @@ class Residents:
         if due is None or at < due:
             self._due[actor.id] = at
             heapq.heappush(self._alarms, (at, actor.id))
-            self._bell.set()
+            if at < self._timer_at:
+                self._bell.set()
 
     async def wait(self) -> None:
         """Until some run may be looked at."""
@@ -130,12 +135,8 @@ class Residents:
             if self._rung:
                 return
             self._bell.clear()
-            timeout = max(0.0, self._alarms[0][0] - self._monotonic()) if self._alarms else None
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._bell.wait()
-            except TimeoutError:
-                pass
+            self._set_timer()
+            await self._bell.wait()
 
     def take(self, limit: int) -> list[Actor]:
         """At most ``limit`` rung runs, now busy."""
@@ -161,6 +162,20 @@ class Residents:
         if not actor.busy:
             self._rung[actor.id] = None
             self._bell.set()
+
+    def _set_timer(self) -> None:
+        """For the nearest alarm, unless it rings before. Nearly each turn sets an alarm; few are the nearest."""
+        if not self._alarms or self._timer_at <= self._alarms[0][0]:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._alarms[0][0]
+        wait_s = max(0.0, self._timer_at - self._monotonic())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer, self._timer_at = None, inf
+        self._bell.set()
 
     def _ring_due(self) -> None:
         now = self._monotonic()

@@ -40,9 +40,7 @@ class EventLog:
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_PAGE, run_id, after_seq, limit)
         name = str(run_id)
-        frames = b"".join(
-            frame(name, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode()) for row in rows
-        )
+        frames = b"".join(frame(name, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"]) for row in rows)
         terminal = any(row["event_type"] in TERMINAL for row in rows)
         return Page(frames, rows[-1]["seq"] if rows else after_seq, len(rows), terminal)
 
@@ -52,7 +50,7 @@ class EventLog:
             rows = await connection.fetch(_PAGE, run_id, after_seq, limit)
         name = str(run_id)
         return [
-            (row["seq"], _data(frame(name, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"].encode())))
+            (row["seq"], _data(frame(name, row["seq"], row["event_type"], iso(row["at_ms"]), row["payload"])))
             for row in rows
         ]
 

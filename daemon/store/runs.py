@@ -17,6 +17,7 @@ import orjson
 from daemon.auth.access import Agent
 from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import RunId
+from daemon.machine.wire import PREVIEW_CHARS
 from daemon.store.audit import kept
 from daemon.store.entitlements import startable
 from daemon.store.once import Once, forget, writing
@@ -68,17 +69,25 @@ _OF_AGENT = """EXISTS (
     SELECT FROM workflow_run_specs s CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') AS step
     WHERE s.run_id = r.id AND step -> 'tool_config' ->> 'agent_id' = {})"""
 
+# Attempts come as the JSON that an answer tells of them. Decoded, and written again, those of a run of 400 steps took
+# the node 3 ms, in which it did nothing else.
 _VIEW = f"""
 SELECT {_COLUMNS},
     (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
     ARRAY(
-        SELECT ROW(s.step_id, s.status, s.approved_by, s.approved_at_ms, s.decided_by, s.decided_at_ms, s.note)
+        SELECT ROW(s.step_id, s.status, CASE WHEN s.approved_at_ms IS NOT NULL OR s.decided_at_ms IS NOT NULL THEN
+            json_build_array(s.approved_by, s.approved_at_ms, s.decided_by, s.decided_at_ms, s.note)::text END)
         FROM workflow_run_steps s WHERE s.run_id = r.id ORDER BY s.step_index
     ) AS steps,
     ARRAY(
-        SELECT ROW(a.step_index, a.attempt, a.req_id, a.state, a.intended_at_ms, a.ended_at_ms, a.error::text,
-            a.exit_code, a.result::text, a.log_tail)
-        FROM workflow_run_attempts a WHERE a.run_id = r.id ORDER BY a.step_index, a.attempt
+        SELECT ROW(a.step_index, row_to_json(told)::text)
+        FROM workflow_run_attempts a CROSS JOIN LATERAL (
+            SELECT a.req_id, a.attempt AS attempt_index, a.state, a.intended_at_ms / 1000 AS start_ts,
+                a.ended_at_ms / 1000 AS end_ts, CASE WHEN a.ended_at_ms IS NOT NULL THEN a.state = 'done' END AS ok,
+                a.exit_code, a.state = 'canceled' AS canceled, a.error, a.result AS result_json,
+                left(a.result::text, {PREVIEW_CHARS}) AS result_preview, a.log_tail AS log_preview, a.risk
+        ) told
+        WHERE a.run_id = r.id ORDER BY a.step_index, a.attempt
     ) AS attempts,
     ARRAY(
         SELECT ROW(a.step_index, a.revision, a.state, a.agent_id, a.tool_name, a.digest, a.schema_hash,
@@ -127,26 +136,18 @@ class StepView(NamedTuple):
 
     step_id: str
     status: str
-    approved_by: str | None
-    approved_at_ms: int | None
-    decided_by: str | None
-    decided_at_ms: int | None
-    note: str | None
+    approved_by: str | None = None
+    approved_at_ms: int | None = None
+    decided_by: str | None = None
+    decided_at_ms: int | None = None
+    note: str | None = None
 
 
 class AttemptView(NamedTuple):
-    """One attempt; ``error`` and ``result`` are JSON texts, times are epoch ms."""
+    """One attempt. ``told``: a JSON object of what resources tell of it, but for what the step's spec says."""
 
     step_index: int
-    attempt: int
-    req_id: str
-    state: str
-    intended_at_ms: int
-    ended_at_ms: int | None
-    error: str | None
-    exit_code: int | None
-    result: str | None
-    log_tail: str
+    told: str
 
 
 class ApprovalView(NamedTuple):
@@ -311,7 +312,10 @@ class Runs:
         return RunView(
             head=_head(row),
             snapshot=row["snapshot"],
-            steps=[StepView(*step) for step in row["steps"]],
+            steps=[
+                StepView(step_id, status) if decided is None else StepView(step_id, status, *orjson.loads(decided))
+                for step_id, status, decided in row["steps"]
+            ],
             attempts=[AttemptView(*attempt) for attempt in row["attempts"]],
             approvals=[ApprovalView(*approval) for approval in row["approvals"]],
         )

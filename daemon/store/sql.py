@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from daemon.machine.record import Transition
+from daemon.machine.commands import RunId
+from daemon.machine.record import AttemptRow, Transition
 
 _T = TypeVar("_T")
 
@@ -42,12 +43,12 @@ WITH moved AS (
     INSERT INTO workflow_run_attempts AS a (
         run_id, step_index, attempt, req_id, epoch, state, first_intended_at_ms, intended_at_ms, ack_by_ms,
         deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
-        ended_at_ms, answered, log_bytes, mark_term, mark_number, arguments, error, exit_code, result, log_tail)
+        ended_at_ms, answered, log_bytes, risk, mark_term, mark_number, arguments, error, exit_code, result, log_tail)
     SELECT t.run_id, t.step_index, t.attempt, t.req_id, t.epoch, t.state, t.first_ms, t.intended_ms, t.ack_ms,
         t.deadline_ms, t.acked_ms, t.canceling, t.cancel_ms, t.retry_ms, t.tries, t.unsent_reason, t.unsent_detail,
-        t.ended_ms, t.answered, t.log_bytes, t.mark_term, t.mark_number,
+        t.ended_ms, t.answered, t.log_bytes, t.risk, t.mark_term, t.mark_number,
         coalesce(t.arguments, '{}')::json, t.error::json, t.exit_code, t.result::json, coalesce(t.log_tail, '')
-    FROM unnest($3::commit_attempt[]) AS t
+    FROM unnest($3::commit_attempt_of_risk[]) AS t
     WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
     ON CONFLICT (run_id, step_index, attempt) DO UPDATE SET
         epoch = excluded.epoch, state = excluded.state, intended_at_ms = excluded.intended_at_ms,
@@ -55,6 +56,7 @@ WITH moved AS (
         canceling = excluded.canceling, cancel_until_ms = excluded.cancel_until_ms, retry_at_ms = excluded.retry_at_ms,
         tries = excluded.tries, unsent_reason = excluded.unsent_reason, unsent_detail = excluded.unsent_detail,
         ended_at_ms = excluded.ended_at_ms, answered = excluded.answered, log_bytes = excluded.log_bytes,
+        risk = excluded.risk,
         mark_term = excluded.mark_term, mark_number = excluded.mark_number,
         error = coalesce(excluded.error, a.error), exit_code = coalesce(excluded.exit_code, a.exit_code),
         result = coalesce(excluded.result, a.result), log_tail = right(a.log_tail || excluded.log_tail, 8000)
@@ -200,7 +202,7 @@ SELECT want.id,
     ARRAY(
         SELECT ROW(step_index, attempt, req_id, state, epoch, first_intended_at_ms, intended_at_ms, ack_by_ms,
             deadline_at_ms, acked_at_ms, canceling, cancel_until_ms, retry_at_ms, tries, unsent_reason, unsent_detail,
-            ended_at_ms, answered, log_bytes, mark_term, mark_number)
+            ended_at_ms, answered, log_bytes, risk, mark_term, mark_number)
         FROM workflow_run_attempts WHERE run_id = want.id ORDER BY step_index DESC, attempt DESC LIMIT $2
     ) AS attempts,
     (
@@ -212,6 +214,7 @@ SELECT want.id,
 FROM unnest($1::uuid[]) AS want(id)
 """
 
+# Who lets a held run go may not have heard that the hold is over, and may never hear it: then the run is due at once.
 RELEASE = """
 WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
@@ -220,7 +223,13 @@ WITH given AS (
     SELECT r.id FROM workflow_runs r JOIN given g ON g.id = r.id
     WHERE r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.last_seq ORDER BY r.id FOR UPDATE OF r
 )
-UPDATE workflow_runs r SET owner = NULL, wake_at = to_timestamp(g.wake_ms / 1000.0), recoveries = 0
+UPDATE workflow_runs r SET owner = NULL, recoveries = 0, wake_at = CASE
+    WHEN r.status = 'paused' AND r.paused_reason = 'held' AND NOT EXISTS (
+        SELECT FROM holds h WHERE h.released_at IS NULL AND (
+            h.scope = 'everything' OR (h.scope = 'user' AND h.target = r.user_id) OR (h.scope = 'agent' AND h.target = (
+                SELECT s.snapshot -> 'steps' -> r.current_step_index -> 'tool_config' ->> 'agent_id'
+                FROM workflow_run_specs s WHERE s.run_id = r.id)))
+    ) THEN clock_timestamp() ELSE to_timestamp(g.wake_ms / 1000.0) END
 FROM given g JOIN held ON held.id = g.id WHERE r.id = held.id
 RETURNING r.id
 """
@@ -290,25 +299,53 @@ def arguments(batch: Sequence[Transition]) -> Arguments:
     approvals: list[tuple[object, ...]] = []
     authority: int | None = None
     for one in sorted(batch, key=_by_id):
-        run, run_id, at = one.run, one.run_id, one.at
+        run, run_id = one.run, one.run_id
         fence = (run_id, one.epoch, one.owner, one.expected_seq)
         place = (run.last_seq, run.status, run.paused_reason, run.paused_seq, run.step_index)
-        runs.append((*fence, *place, at, run.started_at, run.finished_at, run.error_code, run.error_message))
-        steps += [(run_id, *row) for row in one.steps]
-        events += [(run_id, row.seq, row.event_type, row.payload.decode(), at) for row in one.events]
+        runs.append((*fence, *place, one.at, run.started_at, run.finished_at, run.error_code, run.error_message))
+        steps += one.steps
+        events += one.events
+        attempts += [_attempt(run_id, row) for row in one.attempts]
         verdicts += [(run_id, *row) for row in one.verdicts]
         approvals += [(run_id, *row) for row in one.approvals]
         if one.authority is not None and (authority is None or one.authority < authority):
             authority = one.authority
-        for row in one.attempts:
-            a = row.attempt
-            name = (run_id, a.step_index, a.index, a.req_id, a.epoch, a.state)
-            clock = (a.first_intended_at, a.intended_at, a.ack_by, a.deadline_at, a.acked_at)
-            cancel = (a.canceling, a.cancel_until)
-            unsent = (a.retry_at, a.tries, a.unsent_reason, a.unsent_detail)
-            end = (a.ended_at, a.answered, a.log_bytes, *((a.mark.term, a.mark.number) if a.mark else (None, None)))
-            attempts.append((*name, *clock, *cancel, *unsent, *end, *row[1:]))
     return Arguments([runs, steps, attempts, events, authority], [verdicts, approvals])
+
+
+def _attempt(run_id: RunId, row: AttemptRow) -> tuple[object, ...]:
+    """One display: as sums of parts it took twice as long, and each step has two."""
+    a, mark = row.attempt, row.attempt.mark
+    return (
+        run_id,
+        a.step_index,
+        a.index,
+        a.req_id,
+        a.epoch,
+        a.state,
+        a.first_intended_at,
+        a.intended_at,
+        a.ack_by,
+        a.deadline_at,
+        a.acked_at,
+        a.canceling,
+        a.cancel_until,
+        a.retry_at,
+        a.tries,
+        a.unsent_reason,
+        a.unsent_detail,
+        a.ended_at,
+        a.answered,
+        a.log_bytes,
+        a.risk,
+        None if mark is None else mark.term,
+        None if mark is None else mark.number,
+        row.arguments,
+        row.error,
+        row.exit_code,
+        row.result,
+        row.log_tail,
+    )
 
 
 def _by_id(one: Transition) -> bytes:

@@ -1,39 +1,14 @@
-"""The audit as its readers see it, and callers whose roles no token of these tests says."""
+"""The audit as its readers see it."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from dataclasses import replace
 from typing import Any
 
-import pytest
-from aiohttp import web
-
-from daemon.api import gate
-from daemon.auth.caller import Caller, Role
 from tests.api.harness import Stack, step
 from tests.patience import eventually
 
 AUDIT = "/v1/audit"
-ROLES: dict[str, frozenset[Role]] = {"root": frozenset({"admin"}), "vera": frozenset({"viewer"})}
-
-
-def introduce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """root is an admin, vera a viewer, others are plain users."""
-    real = gate._caller
-
-    def known(caller: Caller) -> Caller:
-        return replace(caller, roles=ROLES.get(caller.user_id, caller.roles))
-
-    async def later(found: Any) -> Caller:
-        return known(await found)
-
-    def caller(request: web.Request) -> Any:
-        found = real(request)
-        return later(found) if inspect.isawaitable(found) else known(found)
-
-    monkeypatch.setattr(gate, "_caller", caller)
 
 
 async def lines(stack: Stack, query: str = "", *, sub: str = "root") -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ import pytest_asyncio
 
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.api.harness import Stack, stack
-from tests.api.people import introduce, recognised
+from tests.api.people import introduce
+from tests.conftest import STRICT_TEMPLATE, url_of
 
 AGENT_SECRET = "the secret of the agents of the tests, long enough"
 
@@ -24,11 +25,8 @@ async def live(database: str, redis_url: str, redis_prefix: str) -> AsyncIterato
 
 
 @pytest.fixture
-async def strict(
-    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stack]:
+async def strict(strict_database: str, redis_url: str, redis_prefix: str) -> AsyncIterator[Stack]:
     """A node of this test's own where no agent belongs to anybody, and callers of every kind (``people``)."""
-    recognised(monkeypatch)
     async with stack(strict_database, redis_url, redis_prefix, agent_token_secret=AGENT_SECRET) as opened:
         yield introduce(opened)
 
@@ -39,6 +37,15 @@ def module_database(postgres: EmbeddedPostgres, admin: psycopg.Connection, templ
     name = "shared_by_a_module"
     admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield postgres.url.replace("@/postgres?", f"@/{name}?")
+    admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def strict_module_database(postgres: EmbeddedPostgres, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    """As ``module_database``, but no agent belongs to anybody."""
+    name = "strict_of_a_module"
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE {STRICT_TEMPLATE}")
+    yield url_of(postgres, name)
     admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -16,7 +16,7 @@ import schemathesis
 
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
-    """Numbers fit 64 bits, whole ones have no fraction, step ids are unique; what is said says something."""
+    """Integers are within 2^53, whole ones have no fraction, step ids are unique; what is said says something."""
     return _fits(body) and _ids_differ(body) and _asks(body) and _says(body)
 
 
@@ -53,7 +53,7 @@ def _fits(value: Any) -> bool:
         case bool():
             return True
         case int():
-            return -(2**63) <= value < 2**64
+            return -(2**53) <= value <= 2**53
         case float():
             return not value.is_integer()
         case dict():

@@ -20,7 +20,7 @@ from daemon.store import agents
 from daemon.store.agents import TokenVersion
 from tests.api.conftest import AGENT_SECRET
 from tests.api.harness import AGENT, Answer, Stack, Tools, stack
-from tests.api.people import introduce, recognised
+from tests.api.people import introduce
 from tests.api.test_agents import AGENTS, bound, granted, seen
 from tests.patience import eventually
 
@@ -38,11 +38,8 @@ async def _asked(stack: Stack, sub: str = "ann", **said: Any) -> Answer:
 
 
 @pytest.fixture
-async def mirrored(
-    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stack]:
+async def mirrored(strict_database: str, redis_url: str, redis_prefix: str) -> AsyncIterator[Stack]:
     """As ``strict``, where the Gateways have a Redis, which is ours: their keys have other names."""
-    recognised(monkeypatch)
     more = {"agent_token_secret": AGENT_SECRET, "gateway_redis_url": redis_url}
     async with stack(strict_database, redis_url, redis_prefix, **more) as opened:
         yield introduce(opened)
@@ -237,9 +234,8 @@ async def test_a_flushed_redis_learns_them_all_again(
 
 
 async def test_a_redis_that_is_away_is_told_and_the_request_can_be_repeated(
-    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+    strict_database: str, redis_url: str, redis_prefix: str
 ) -> None:
-    recognised(monkeypatch)
     with EmbeddedValkey() as theirs:
         more = {"agent_token_secret": AGENT_SECRET, "gateway_redis_url": theirs.url}
         async with stack(strict_database, redis_url, redis_prefix, **more) as opened:
@@ -256,10 +252,9 @@ async def test_a_redis_that_is_away_is_told_and_the_request_can_be_repeated(
 
 
 async def test_a_minted_token_lets_the_agent_in_and_after_a_reset_only_the_new_one_does(
-    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+    strict_database: str, redis_url: str, redis_prefix: str
 ) -> None:
     """At a Gateway that checks tokens as its contract says, over the Redis that we tell versions to."""
-    recognised(monkeypatch)
     gateway = DevGateway(agent_token_secret=AGENT_SECRET, redis=RedisMode(redis_url, "gw-1"))
     await gateway.start()
     agent = Tools("laptop")

@@ -8,7 +8,7 @@ import pytest
 
 from daemon.dev.gateway import DevGateway
 from tests.api.harness import AGENT, Stack, Tools, stack
-from tests.api.people import introduce, recognised
+from tests.api.people import introduce
 
 AGENTS = "/v1/bridge/agents"
 
@@ -213,9 +213,8 @@ async def test_a_schema_that_cannot_be_told_again_spoils_no_other_tool(strict: S
 
 
 async def test_a_node_that_is_a_front_only_asks_the_gateways_too_and_several_of_them(
-    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+    strict_database: str, redis_url: str, redis_prefix: str
 ) -> None:
-    recognised(monkeypatch)
     gateways = [DevGateway(), DevGateway()]
     for number, gateway in enumerate(gateways):
         gateway.add_agent(Tools(f"agent-{number}"))

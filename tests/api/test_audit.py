@@ -16,15 +16,16 @@ from daemon.errors import StoreUnavailable
 from daemon.store.audit import Deed
 from daemon.store.trail import Trail
 from tests.api.answers import assert_problem
-from tests.api.auditing import AUDIT, introduce, lines, paused
+from tests.api.auditing import AUDIT, lines, paused
 from tests.api.harness import Stack, step
+from tests.api.people import introduce
 
 CLIENT = "a test's client/1"
 
 
 @pytest.fixture(autouse=True)
-def people(monkeypatch: pytest.MonkeyPatch) -> None:
-    introduce(monkeypatch)
+def people(live: Stack) -> None:
+    introduce(live)
 
 
 # --- what is written ------------------------------------------------------------------------------------------------

@@ -11,14 +11,15 @@ from daemon.api import audit
 from daemon.errors import StoreUnavailable
 from daemon.store.trail import Trail
 from tests.api.answers import assert_problem
-from tests.api.auditing import AUDIT, exported, introduce
+from tests.api.auditing import AUDIT, exported
 from tests.api.harness import Stack
+from tests.api.people import introduce
 from tests.patience import eventually
 
 
 @pytest.fixture(autouse=True)
-def people(monkeypatch: pytest.MonkeyPatch) -> None:
-    introduce(monkeypatch)
+def people(live: Stack) -> None:
+    introduce(live)
 
 
 @pytest.fixture

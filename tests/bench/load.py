@@ -34,7 +34,7 @@ INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT command_i
 """
 COMPLETED = "SELECT count(*) FROM workflow_runs WHERE id = ANY($1::uuid[]) AND status = 'completed'"
 STANDING = "SELECT status, paused_reason, count(*) FROM workflow_runs GROUP BY 1, 2"
-TABLES = ("specs", "steps", "attempts", "events", "commands")
+TABLES = ("specs", "steps", "attempts", "events", "commands", "approvals")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,12 @@ import pytest
 
 from tests.api.conftest import AGENT_SECRET
 from tests.api.harness import AGENT, Stack, stack
-from tests.api.people import introduce, recognised
+from tests.api.people import introduce
 from tests.cli.talking import Person
 
 
 @pytest.fixture
-async def node(
-    strict_database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stack]:
-    recognised(monkeypatch)
+async def node(strict_database: str, redis_url: str, redis_prefix: str) -> AsyncIterator[Stack]:
     async with stack(strict_database, redis_url, redis_prefix, agent_token_secret=AGENT_SECRET) as opened:
         yield introduce(opened)
 

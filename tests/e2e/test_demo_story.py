@@ -34,7 +34,10 @@ async def test_the_demos_run_goes_on_after_a_kill_and_no_tool_is_called_twice(ma
     await machine.start("node", port=port)
     waiting = await stack.until(run_id, "paused", within_s=30)
     assert (waiting["paused_reason"], waiting["current_step_index"]) == ("awaiting_approval", 4)
-    assert (await stack.decide(run_id, "approve", {"step_id": "publish"})).status == 200
+    asked = waiting["steps_state"]["publish"]["approval"]
+    assert asked["risk"] == "high"  # its server says that it is destructive, so the digest must be named
+    said = {"step_id": "publish", "digest": asked["digest"]}
+    assert (await stack.decide(run_id, "approve", said)).status == 200
     run = await stack.until(run_id, "completed")
     statuses = {name: state["status"] for name, state in run["steps_state"].items()}
     success = dict.fromkeys(("history", "clock", "draft", "publish"), "success")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gateway_client import GatewayClient, Invocation, MaybeSent, NotSent
+from gateway_client.turnstile import Turnstile
 from tests.patience import eventually
 
 CALL = Invocation(req_id="r1", agent_id="agent-1", tool_name="demo__add", arguments={}, timeout_ms=0, stream=True)
@@ -92,3 +93,22 @@ async def test_when_no_more_is_begun_those_who_wait_are_not_sent_at_once_and_ope
         await client.cancel("r1", "frozen-no-more")  # cancels are still sent
     with pytest.raises(MaybeSent):
         await stuck
+
+
+async def test_a_place_given_to_who_gives_up_in_the_same_moment_goes_to_the_next_in_order():
+    turnstile = Turnstile(in_all=1, per_agent=None, patience_s=None)
+    await turnstile.enter("a")
+    gave_up, first, second, third = [asyncio.create_task(turnstile.enter(agent)) for agent in ("b", "c", "d", "e")]
+    await asyncio.sleep(0)
+    gave_up.cancel()
+    turnstile.leave("a")
+    first.cancel()
+    await asyncio.wait([gave_up, first])
+    assert gave_up.cancelled()
+    assert first.cancelled()
+    await second
+    assert not turnstile.enter_at_once("f")
+    turnstile.leave("d")
+    await third
+    turnstile.leave("e")
+    assert turnstile.enter_at_once("f")

@@ -74,7 +74,11 @@ def transcript(story: Story) -> dict[str, Any]:
             "current_step_index": story.run.step_index,
             "error_code": story.run.error_code,
         },
-        "steps": [row._asdict() for transition in story.transitions for row in transition.steps],
+        "steps": [
+            {k: v for k, v in row._asdict().items() if (k, v) != ("run_id", story.run.id)}
+            for transition in story.transitions
+            for row in transition.steps
+        ],
         "attempts": [
             {
                 "index": row.attempt.index,

@@ -277,7 +277,7 @@ def test_any_json_is_a_letter_that_can_be_kept_or_none(envelope: dict[str, Any])
         return
     story.hear(letter)
     for transition in story.transitions:
-        assert all(b"\\u0000" not in row.payload for row in transition.events)
+        assert all("\\u0000" not in row.payload for row in transition.events)
         assert all("\\u0000" not in (row.result or "") for row in transition.attempts)
 
 

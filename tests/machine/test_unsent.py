@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from daemon.machine.effects import Invoke, deadline
+from daemon.machine.ground import Ground, Risk, Traits
 from daemon.machine.hear import NOT_PERMITTED
 from daemon.machine.settle import GATEWAY_UNAVAILABLE
 from daemon.machine.state import Limits
+from tests.machine.grounds import Said
 from tests.machine.scenario import Story, spec, step
 
 LIMITS = Limits()
@@ -100,3 +104,42 @@ def test_the_duration_of_a_call_does_not_count_the_wait_for_the_gateway() -> Non
     story.wait(LIMITS.backoff_ms + 100)
     story.succeed()
     assert story.rows("tool.result")[0]["duration_ms"] == 100
+
+
+def asks(risk: Risk) -> Said:
+    """Policy asks ann for every call, whatever the template says."""
+    ground = Ground(traits=Traits(risk=risk, requires_approval=True), deciders=frozenset({"user:ann"}))
+    return Said(lambda agent_id, tool_name: ground)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_step_may_be_rejected_while_its_call_waits_to_go_again(goes_on: bool) -> None:
+    """Policy came to ask for approval between two tries: the call that never left is over with its step."""
+    story = Story(step("a", goes_on=goes_on), step("b"))
+    story.bounce(NOT_PERMITTED)
+    story.grounds = asks("medium")
+    story.wait(LIMITS.backoff_max_ms)
+    assert (story.run.paused_reason, story.run.steps[0].status) == ("awaiting_approval", "running")
+    assert story.say("reject", step_id="a") is None
+    assert (story.run.steps[0].status, story.attempt.state) == ("rejected", "unsent")
+    assert story.attempt.ended_at is not None
+    assert (story.run.status, story.run.step_index) == (("paused", 1) if goes_on else ("failed", 0))
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_approval_may_expire_while_its_call_waits_to_go_again(goes_on: bool) -> None:
+    """As above; and an attempt of the step behind is not taken for one of the next."""
+    terms = {"expires_in_ms": 60_000, "on_expiry": "reject"}
+    story = Story(step("a", manual=True, goes_on=goes_on, **terms), step("b"))
+    story.say("approve", step_id="a")
+    story.bounce(NOT_PERMITTED)
+    story.grounds = asks("high")
+    story.wait(LIMITS.backoff_max_ms)
+    assert story.rows("step.paused")[-1]["voids"]
+    story.grounds = Said()
+    story.wait(60_000)
+    assert story.run.steps[0].status == "expired"
+    attempts = {(row["step_id"], row["outcome"]) for row in story.rows("tool.result")}
+    assert attempts >= {("a", "unsent")}
+    if goes_on:
+        assert (story.attempt.step_index, story.attempt.index) == (1, 0)

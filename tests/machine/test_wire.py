@@ -190,7 +190,7 @@ def test_a_mark_travels_with_chunks() -> None:
 
 
 def test_a_frame_is_what_v0_reads_with_an_id_in_front() -> None:
-    body = orjson.dumps({"type": "tool.log", "data": "two\nlines"})
+    body = orjson.dumps({"type": "tool.log", "data": "two\nlines"}).decode()
     raw = frame(str(UUID(int=7)), 12, "tool.log", "2027-01-15T08:00:00.000Z", body)
     assert raw.endswith(b"\n\n")
     identity, event, data = raw[:-2].split(b"\n")

@@ -13,17 +13,26 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from daemon.machine.commands import ReqId, RunId
+from daemon.machine.approval import Revision
+from daemon.machine.commands import Command, ReqId, RunId
 from daemon.machine.evolve import evolve
+from daemon.machine.record import Transition
 from daemon.machine.spec import parse_spec
 from daemon.machine.state import IllegalMove, Run, run_of
 from daemon.store.log import TERMINAL
+from tests.sim import consent
 from tests.sim.host import Servers
-from tests.sim.postgres import RunRow, new_run_like
 from tests.sim.reader import read_event
+from tests.sim.rows import RunRow, new_run_like
 
 FREE_OF_PAUSE = {"start", "cancel"}
 """Commands that concern no pause."""
+WORDS = {
+    "approve": {"step.approved"},
+    "resume": {"step.approved", "run.resumed"},
+    "edit": {"step.edited"},
+}
+"""Commands that may be right and end no pause, and what tells that they did: a vote is often not the last one."""
 
 
 def judge(servers: Servers) -> list[str]:
@@ -33,6 +42,7 @@ def judge(servers: Servers) -> list[str]:
         name = f"run {list(servers.store.runs).index(run_id) + 1}"
         for checker in (seq_is_dense, replay_rebuilds_the_state, a_run_ends_at_most_once, commands_get_one_verdict):
             found += [f"{checker.__name__}: {name}: {one}" for one in checker(row)]
+    found += consent.judge(servers)
     for check in (nothing_is_sent_twice, nothing_leaves_under_a_stale_lease, no_result_is_lost, no_result_goes_unasked):
         found += [f"{check.__name__}: {one}" for one in check(servers)]
     return found
@@ -56,6 +66,8 @@ def _why_restless(servers: Servers, run_id: RunId, row: RunRow) -> Iterator[str]
     late = run_id in servers.redis.lost_offers and row.head.unsettled is None
     if servers.redis.inboxes.get(run_id) and not late:
         yield f"is {status} and has letters that nobody reads"
+    if servers.store.waits_in_vain(row):
+        yield "is held by nothing"
     if row.owner is not None:
         yield f"is {status} and owned by {row.owner}"
     if servers.redis.holder(run_id) is not None:
@@ -76,13 +88,21 @@ def replay_rebuilds_the_state(row: RunRow) -> Iterator[str]:
         pass
     if replayed.last_seq < len(row.log):
         yield f"the log tells what cannot be at {row.log[replayed.last_seq][0]}"
-    elif replace(replayed, last_at=0) != replace(kept, last_at=0):
+        return
+    replayed = replace(replayed, revision=_as_rows_tell(replayed.approval))
+    kept = replace(kept, revision=_as_rows_tell(kept.approval))
+    if replace(replayed, last_at=0) != replace(kept, last_at=0):
         names = [
             name
             for name in Run.__struct_fields__
             if getattr(replayed, name) != getattr(kept, name) and name != "last_at"
         ]
         yield f"replay and rows differ in {names}"
+
+
+def _as_rows_tell(revision: Revision | None) -> Revision | None:
+    """A revision without what no card tells: that the tool is denied, which no approval changes."""
+    return None if revision is None else replace(revision, traits=replace(revision.traits, denied=False))
 
 
 def a_run_ends_at_most_once(row: RunRow) -> Iterator[str]:
@@ -97,6 +117,7 @@ def a_run_ends_at_most_once(row: RunRow) -> Iterator[str]:
 def commands_get_one_verdict(row: RunRow) -> Iterator[str]:
     """Each exactly one, and whoever decides a pause saw that pause; no two decide the same."""
     decided: Counter[int | None] = Counter()
+    claimed: set[int] = set()
     befores = {after.last_seq: before for before, after in _replay(row)}
     for kept in row.commands:
         command, verdicts = kept.command, {verdict for verdict, _ in kept.verdicts}
@@ -106,6 +127,11 @@ def commands_get_one_verdict(row: RunRow) -> Iterator[str]:
         (verdict, transition), *_ = kept.verdicts
         if not verdict.applied or command.kind in FREE_OF_PAUSE:
             continue
+        if command.kind in WORDS:
+            ends = set(_ends(command, transition)) - claimed
+            if not ends:
+                continue
+            claimed.add(min(ends))
         decided[command.seen_seq] += 1
         seqs = range(transition.expected_seq + 1, transition.run.last_seq + 1)
         if not any(_leaves_pause(befores.get(seq), command.seen_seq) for seq in seqs):
@@ -113,6 +139,13 @@ def commands_get_one_verdict(row: RunRow) -> Iterator[str]:
     for seen, times in decided.items():
         if times > 1:
             yield f"the pause at {seen} was decided {times} times"
+
+
+def _ends(command: Command, transition: Transition) -> Iterator[int]:
+    """The events of that transition by which this person's word ended a pause."""
+    for event in transition.events:
+        if event.event_type in WORDS[command.kind] and orjson.loads(event.payload)["by"] == command.issued_by:
+            yield event.seq
 
 
 def _leaves_pause(before: Run | None, seen_seq: int | None) -> bool:
@@ -177,7 +210,7 @@ def _replay(row: RunRow) -> Iterator[tuple[Run, Run]]:
     run = new_run_like(row.head)
     for event, at in row.log:
         try:
-            before, run = run, evolve(run, read_event(event.event_type, event.payload), at)
+            before, run = run, evolve(run, read_event(event.event_type, event.payload, at), at)
         except (IllegalMove, AssertionError):
             return
         yield before, run

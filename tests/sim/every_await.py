@@ -11,8 +11,11 @@ from typing import get_args
 from tests.sim.faults import Fate, Plan
 from tests.sim.universe import Report, Universe, play
 
-SMALL = Plan(hosts=2, runs=1, people=1, trouble_s=3.0, odd_tools=0.0)
-SEED = 5
+SMALL = Plan(hosts=2, runs=1, people=1, trouble_s=2.9, odd_tools=0.0)
+SEED = 7
+"""A run of two calls, of which somebody approves the first."""
+HELD_S = (2.1, 2.5)
+"""From when to when the agent is held: the approval comes in between."""
 HARMLESS: Sequence[Fate] = ("well", "slow")
 FATES: Sequence[Fate] = tuple(fate for fate in get_args(Fate) if fate not in HARMLESS)
 
@@ -29,6 +32,12 @@ def strikes() -> list[Strike]:
     return [(fate, number) for fate in FATES for number in range(created + 1, peace)]
 
 
+def hold(universe: Universe, back: bool) -> None:
+    """Hold the agent, or release it, and tell every host."""
+    universe.enact("the agent is held", back=back)
+    universe.hint()
+
+
 def strike(one: Strike) -> Report:
     """The small universe with this fate at this exchange, and nothing else going wrong."""
     fate, number = one
@@ -41,5 +50,7 @@ def strike(one: Strike) -> Report:
 
     def change(universe: Universe) -> None:
         universe.chance.dealt = deal
+        for at, back in zip(HELD_S, (False, True), strict=True):
+            universe.world.at(at, lambda back=back: hold(universe, back))  # type: ignore[misc] # bound here
 
     return play(SEED, SMALL, change=change)

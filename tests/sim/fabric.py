@@ -206,6 +206,17 @@ class Beacon:
         return None if word is None else word.encode()
 
 
+class Nudge:
+    """Doubles ``daemon.fabric.nudge.Nudge``: whoever plays says by ``nudged`` which hosts hear of a change at once."""
+
+    def __init__(self, connection: To, keys: object) -> None:
+        self.nudged: Callable[[], None] = lambda: None
+
+    async def run(self, heard: Callable[[], None]) -> None:
+        self.nudged = heard
+        await asyncio.Event().wait()
+
+
 class Generation:
     """Doubles ``daemon.fabric.generation.Generation``."""
 

@@ -52,6 +52,10 @@ class Plan:
     drains: int = 0
     agent_drops: int = 0
     forgets: int = 0
+    edicts: int = 0
+    """How often somebody changes who may do what, and a while later changes it back."""
+    terms: float = 0.0
+    """How many of the manual steps have terms of their own."""
 
 
 def draw(rng: random.Random) -> Plan:
@@ -83,6 +87,8 @@ def draw(rng: random.Random) -> Plan:
         drains=int(some(3)),
         agent_drops=int(some(3)),
         forgets=int(some(2.5)),
+        edicts=int(some(12)),
+        terms=some(1.0),
     )
 
 
@@ -157,6 +163,10 @@ class Far:
         self._reachable = reachable
         self._fault = fault
         self._trace = trace
+
+    @property
+    def whose(self) -> str:
+        return self._host.name
 
     async def ask(self, what: str, do: Callable[[], _T]) -> _T:
         answer: _T = await self._exchange(what, lambda reply, waiting: reply(do()))

@@ -26,10 +26,10 @@ from gateway_client import (
     ToolInfo,
     Unavailable,
 )
+from tests.sim.authority import AGENT
 from tests.sim.faults import Chance, Plan
 from tests.sim.loop import World
 
-AGENT = "agent-1"
 TOOLS = ("quick", "failing", "reporting", "slow", "silent", "late", "refusing", "stubborn", "repeatable")
 """``reporting`` tells of its failure in its result, ``silent`` never speaks, ``late`` comes to life after everybody
 gave up, ``refusing`` cannot read the call, ``stubborn`` does not stop when it is told to, and ``repeatable`` is often
@@ -45,6 +45,7 @@ class Write:
 
     host: str
     call: Invocation
+    at: float
     lease_age_s: float
     proven: bool = False
 
@@ -79,7 +80,8 @@ class Gateway:
         """The bytes leave the host, in this moment."""
         run_id = run_of(call.req_id)
         assert run_id is not None
-        write = Write(host, call, self._world.now - self.ledger.renewed.get((run_id, host), 0.0))
+        now = self._world.now
+        write = Write(host, call, now, now - self.ledger.renewed.get((run_id, host), 0.0))
         self.ledger.writes.setdefault(call.req_id, []).append(write)
         return write
 

@@ -19,7 +19,7 @@ from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.runtime import hearing as hearing_room
 from daemon.runtime import runner as runner_room
 from gateway_client import Gateways
-from tests.sim import fabric, gateway, postgres
+from tests.sim import authority, fabric, gateway, postgres
 from tests.sim.faults import Chance, Far
 from tests.sim.line import Connection
 from tests.sim.loop import HostLoop, World
@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "ack_timeout_s": 4.0,
 }
 DOUBLES: dict[str, Any] = {
+    "AuthorityRecords": authority.AuthorityRecords,
     "Claims": postgres.Claims,
     "PassiveRuns": postgres.PassiveRuns,
     "Poison": postgres.Poison,
@@ -49,6 +50,7 @@ DOUBLES: dict[str, Any] = {
     "Role": fabric.Role,
     "Beacon": fabric.Beacon,
     "Generation": fabric.Generation,
+    "Nudge": fabric.Nudge,
     "shining": fabric.shining,
     "waiting": fabric.waiting,
 }
@@ -149,6 +151,11 @@ class Host:
     def _part_ended(self, part: Any) -> None:
         if not self.gone and not part.cancelled() and part.exception() is not None:
             self._blame(f"{self.name}: {part.get_name()} died: {part.exception()!r}")
+
+    def nudged(self) -> None:
+        """It hears at once that authority has changed."""
+        nudge: Any = self.runner._nudge
+        nudge.nudged()
 
     def _line(self, servers: Servers, server: str, chance: Chance, *, journal: bool = False) -> Far:
         faults: dict[str, Callable[[str], Exception]] = {

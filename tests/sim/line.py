@@ -18,6 +18,11 @@ _S = TypeVar("_S")
 class Line(Protocol):
     """One exchange is a question and its answer; either may be lost, and the asker cannot tell which."""
 
+    @property
+    def whose(self) -> str:
+        """The name of the host that asks."""
+        ...
+
     async def ask(self, what: str, do: Callable[[], _T]) -> _T:
         """The server does ``do`` in one moment. Raises what the doubled client would when the answer is lost."""
         ...
@@ -43,6 +48,8 @@ class Bells:
 
 class Near:
     """No way at all: every exchange succeeds at once."""
+
+    whose = "near"
 
     async def ask(self, what: str, do: Callable[[], _T]) -> _T:
         await asyncio.sleep(0)

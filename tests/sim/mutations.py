@@ -6,8 +6,8 @@ a plan under which it soon will. A mutation is a context manager; outside it eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +15,7 @@ from unittest.mock import patch
 from msgspec.structs import replace as changed
 
 from daemon.errors import StoreUnavailable
-from daemon.machine import decide
+from daemon.machine import decide, decide_approval, decision
 from daemon.machine.commands import Epoch
 from daemon.machine.effects import Effect, effects
 from daemon.machine.state import Run
@@ -23,7 +23,9 @@ from daemon.runtime import actor as actor_room
 from daemon.runtime.actor import Actor
 from daemon.runtime.host import Host
 from daemon.runtime.ownership import Ownership
+from daemon.runtime.sender import Sender
 from daemon.runtime.sweep import Sweep
+from tests.sim import forgeries
 from tests.sim.faults import Plan
 from tests.sim.postgres import Postgres
 from tests.sim.redis import Redis
@@ -42,6 +44,7 @@ class Case:
 
 CRASHES = Plan(crash=0.012, keeps_results=True, odd_tools=0.2)
 STOPS = Plan(stop=0.02, odd_tools=0.0)
+EDICTS = Plan(edicts=20, people=3, terms=0.8, odd_tools=0.1, runs=6)
 
 
 def no_fence() -> AbstractContextManager[Any]:
@@ -52,10 +55,10 @@ def no_fence() -> AbstractContextManager[Any]:
 def no_freshness_check() -> AbstractContextManager[Any]:
     """A call is written however old the lease."""
 
-    def permit(self: Host, actor: Actor, effect: Effect) -> bool:
-        return bool(self._intending) and self._residents.get(actor.id) is actor
+    def permit(self: Sender, actor: Actor, effect: Effect) -> bool:
+        return self.intending and self._residents.get(actor.id) is actor
 
-    return patch.object(Host, "_permit", permit)
+    return patch.object(Sender, "_permit", permit)
 
 
 def letters_deleted_first() -> AbstractContextManager[Any]:
@@ -111,12 +114,20 @@ def sent_again_after_a_crash() -> AbstractContextManager[Any]:
 
 def decided_without_the_seen_seq() -> AbstractContextManager[Any]:
     """Whatever its author saw, a command is decided on the pause of the moment."""
-    check = decide._not_at_that_pause
+    check = decision.not_at_that_pause
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        with (
+            patch.object(decide, "not_at_that_pause", careless),
+            patch.object(decide_approval, "not_at_that_pause", careless),
+        ):
+            yield
 
     def careless(run: Run, command: Any) -> Any:
         return check(run, changed(command, seen_seq=run.paused_seq))
 
-    return patch.object(decide, "_not_at_that_pause", careless)
+    return broken()
 
 
 def letters_deleted_unasked() -> AbstractContextManager[Any]:
@@ -147,13 +158,26 @@ def nobody_called_after_a_fallen_lease() -> AbstractContextManager[Any]:
     return patch.object(Redis, "_release", polite)
 
 
+def leases_in_doubt_kept() -> AbstractContextManager[Any]:
+    """A node that leaves gives back the leases of its runs, and no lease of a run that has left it meanwhile."""
+    hand_over = Ownership.hand_over
+
+    async def forgetful(self: Ownership) -> int:
+        self._doubted = {}
+        return await hand_over(self)
+
+    return patch.object(Ownership, "hand_over", forgetful)
+
+
 MUTATIONS: dict[str, Case] = {
     "no fence": Case(no_fence, ("two events", "seq_is_dense", "for ever"), STOPS),
     "no freshness check before the write": Case(
         no_freshness_check, ("nothing_leaves_under_a_stale_lease",), replace(STOPS, slow=0.05)
     ),
     "delete letters before commit": Case(
-        letters_deleted_first, ("no_result_is_lost",), replace(CRASHES, keeps_results=False)
+        letters_deleted_first,
+        ("no_result_is_lost",),
+        replace(CRASHES, keeps_results=False, crash=0.02, hosts=3, runs=6),
     ),
     "remember effects instead of deriving": Case(
         effects_remembered, ("no_result_goes_unasked",), replace(CRASHES, event_lost=0.3)
@@ -165,4 +189,15 @@ MUTATIONS: dict[str, Case] = {
     "decide without the seen seq": Case(
         decided_without_the_seen_seq, ("commands_get_one_verdict",), Plan(people=2, odd_tools=0.7, runs=3)
     ),
+    "commit without the authority's fence": Case(
+        forgeries.no_authority_fence, ("no_call_is_intended_against_the_rules",), EDICTS
+    ),
+    "keep votes on an edit": Case(forgeries.votes_kept_on_edit, ("a_revision_is_decided_once",), EDICTS),
+    "approve without comparing digests": Case(forgeries.digest_not_compared, ("a_revision_is_decided_once",), EDICTS),
+    "ignore the quorum": Case(forgeries.quorum_ignored, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "let anybody approve": Case(forgeries.anybody_approves, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "approved once, for ever": Case(forgeries.approved_for_ever, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "send what was not approved": Case(forgeries.another_call_sent, ("nothing_gated_leaves_unapproved",), EDICTS),
+    "gate nothing by policy": Case(forgeries.nothing_is_gated, ("no_call_is_intended_against_the_rules",), EDICTS),
+    "wake nobody after a hold": Case(forgeries.held_for_ever, ("is held by nothing",), EDICTS),
 }

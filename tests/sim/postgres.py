@@ -8,77 +8,26 @@ a commit. What a real server would refuse, and what no fenced engine can ask for
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from msgspec.structs import fields, replace
+from msgspec.structs import fields
 
 from daemon.machine.commands import Command, CommandId, Epoch, RunId
-from daemon.machine.record import EventRow, Known, StepRow, Transition, VerdictRow
+from daemon.machine.record import Known, Transition
 from daemon.machine.spec import WorkflowSpec
-from daemon.machine.state import PAST_KEPT, TERMINAL, Attempt, Run, StepState, new_run
+from daemon.machine.state import TERMINAL, Run, new_run
 from daemon.store import journal
 from daemon.store.claims import FREE_TAKEOVERS, TAKEOVER_PAUSE_MAX_S, TAKEOVER_PAUSE_S
 from daemon.store.passive import Due
 from daemon.store.sql import WHERE_IT_STANDS
 from tests.machine.scenario import passive
+from tests.sim.authority import Authority
 from tests.sim.line import Connection
+from tests.sim.rows import CommandRow, Intent, RunRow
 
 PLACES = {one.name for one in fields(Command)}
-
-
-@dataclass(slots=True)
-class CommandRow:
-    """A command, when it was written (epoch ms), and every verdict that passed the fence, with its transition."""
-
-    command: Command
-    created_at: int
-    verdicts: list[tuple[VerdictRow, Transition]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class RunRow:
-    """The hot row and what hangs on it. ``head`` carries the columns; its steps and attempts are not looked at."""
-
-    head: Run
-    epoch: int = 0
-    owner: str | None = None
-    wake_at: int | None = None
-    recoveries: int = 0
-    last_at: int = 0
-    steps: dict[int, StepRow] = field(default_factory=dict)
-    attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
-    log: list[tuple[EventRow, int]] = field(default_factory=list)
-    moments: dict[int, float] = field(default_factory=dict)
-    """When each seq was committed, by ``Postgres.moment``."""
-    commands: list[CommandRow] = field(default_factory=list)
-
-    def read(self) -> Run:
-        """The run, from its rows alone."""
-        steps = list(new_run_like(self.head).steps)
-        for row in self.steps.values():
-            steps[row.step_index] = _step_state(row)
-        newest = [self.attempts[place] for place in sorted(self.attempts, reverse=True)[: PAST_KEPT + 1]]
-        return replace(
-            self.head,
-            steps=tuple(steps),
-            attempt=newest[0] if newest else None,
-            past=tuple(newest[1:]),
-            last_at=self.last_at,
-        )
-
-
-def new_run_like(run: Run) -> Run:
-    """The same run before anything happened to it."""
-    return new_run(run_id=run.id, workflow_id=run.workflow_id, user_id=run.user_id, nonce=run.nonce, spec=run.spec)
-
-
-def _step_state(row: StepRow) -> StepState:
-    columns = row._asdict()
-    del columns["step_index"], columns["step_id"]
-    return StepState(**{name.removesuffix("_ms"): value for name, value in columns.items()})
 
 
 def _moment(ms: int) -> datetime:
@@ -95,6 +44,7 @@ class Postgres:
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.now_ms = now_ms
         self.runs: dict[RunId, RunRow] = {}
+        self.authority = Authority()
         self.refused: list[str] = []
         self.moment: Callable[[], float] = lambda: 0.0
         """A time that no clock jump touches, for whoever judges afterwards."""
@@ -145,9 +95,14 @@ class Postgres:
         for run_id, epoch, owner, wake_at, last_seq in given:
             if self.holds(run_id, epoch, owner) and self.runs[run_id].head.last_seq == last_seq:
                 row = self.runs[run_id]
-                row.owner, row.wake_at, row.recoveries = None, wake_at, 0
+                row.owner, row.recoveries = None, 0
+                row.wake_at = self.now_ms() if self.waits_in_vain(row) else wake_at
                 moved.add(run_id)
         return moved
+
+    def waits_in_vain(self, row: RunRow) -> bool:
+        """Whether the run is paused for a hold that is over."""
+        return row.head.paused_reason == "held" and not self.authority.rules.holding(row.head.user_id)
 
     def behind(self, known: Sequence[Known]) -> set[RunId]:
         """Runs of which an owner knows more than stands here. This server loses nothing, so there are none."""
@@ -165,9 +120,14 @@ class Postgres:
         """The fence: WHERE id, epoch, owner, last_seq."""
         return self.holds(one.run_id, one.epoch, one.owner) and self.runs[one.run_id].head.last_seq == one.expected_seq
 
+    def authorized(self, batch: Sequence[Transition]) -> bool:
+        """The other fence: the oldest version that any of them names must be the one that stands."""
+        named = min((one.authority for one in batch if one.authority is not None), default=None)
+        return named in (None, self.authority.version)
+
     def commit(self, batch: Sequence[Transition]) -> dict[RunId, int]:
-        """One statement: what passes the fence is written, whole. Answers (run → now)."""
-        moved = [one for one in batch if self.passes(one)]
+        """One statement: what passes the fences is written, whole. Answers (run → now)."""
+        moved = [one for one in batch if self.passes(one)] if self.authorized(batch) else []
         for one in moved:
             self._write(one)
         return {one.run_id: self.now_ms() for one in moved}
@@ -176,11 +136,25 @@ class Postgres:
         row = self.runs[one.run_id]
         if row.head.status in TERMINAL and row.head.status != one.run.status:
             self.refused.append(f"{one.run_id} was {row.head.status} for ever and became {one.run.status}")
-        known = {seq for (seq, _, _), _ in row.log}
+        known = {event.seq for event, _ in row.log}
         self.refused += [f"{one.run_id} has two events {e.seq}" for e in one.events if e.seq in known]
         row.head, row.last_at, row.recoveries, row.wake_at = one.run, one.at, 0, None
         row.steps.update({step.step_index: step for step in one.steps})
         row.attempts.update({(a.attempt.step_index, a.attempt.index): a.attempt for a in one.attempts})
+        for place in one.approvals:
+            row.approvals.setdefault((place.step_index, place.revision), []).append((self.moment(), place))
+        row.intents += [
+            Intent(
+                a.attempt.req_id,
+                a.attempt.step_index,
+                a.arguments,
+                one.authority,
+                self.authority.version,
+                self.moment(),
+            )
+            for a in one.attempts
+            if a.arguments is not None
+        ]
         row.log += [(event, one.at) for event in one.events]
         row.moments.update((event.seq, self.moment()) for event in one.events)
         decided = {verdict.command_id: verdict for verdict in one.verdicts}
@@ -213,6 +187,12 @@ class Postgres:
             step = row.head.step
             meant = agents is None or (step is not None and step.tool_config.agent_id in agents)
             if meant and row.owner is None and row.wake_at is not None:
+                row.wake_at = self.now_ms()
+
+    def wake_held(self) -> None:
+        for row in self.runs.values():
+            held = row.head.status == "paused" and row.head.paused_reason == "held"
+            if held and row.owner is None and row.wake_at is None:
                 row.wake_at = self.now_ms()
 
     def owned(self, after: UUID, limit: int) -> list[RunId]:
@@ -341,5 +321,5 @@ class Lane(journal.Lane):
 
     def _stand(self, run_id: RunId) -> dict[str, Any]:
         row = self._server.runs[run_id]
-        now_ms = self._server.now_ms()
-        return {"id": run_id, "epoch": row.epoch, "owner": row.owner, "last_seq": row.head.last_seq, "now_ms": now_ms}
+        place = {"id": run_id, "epoch": row.epoch, "owner": row.owner, "last_seq": row.head.last_seq}
+        return place | {"now_ms": self._server.now_ms(), "authority": self._server.authority.version}

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
+import orjson
 import pytest
 
+from daemon.machine.approval import RevisionState
 from tests.sim.__main__ import seeds, told
 from tests.sim.faults import Plan, draw
+from tests.sim.mutations import EDICTS
 from tests.sim.universe import Universe, play
 
 FEW = range(24)
@@ -88,3 +92,20 @@ def test_a_stopped_host_does_nothing_and_then_goes_on() -> None:
 def test_seeds_are_named_by_number_or_by_range() -> None:
     assert seeds("3") == range(3)
     assert seeds("7..9") == range(7, 10)
+
+
+def test_among_the_seeds_people_vote_and_rules_change() -> None:
+    """Whatever may become of a run by authority and approvals becomes of some run within a few universes."""
+    seen: set[str] = set()
+    for seed in range(12):
+        universe = Universe(seed, EDICTS)
+        assert universe.play().violations == ()
+        for row in universe.servers.store.runs.values():
+            seen |= {f"{one.command.kind} {verdict.code}" for one in row.commands for verdict, _ in one.verdicts}
+            seen |= {history[-1][1].state for history in row.approvals.values()}
+            for event, _ in row.log:
+                body = orjson.loads(event.payload)
+                seen |= {event.event_type, body.get("paused_reason") or "", *body.keys() & {"voids"}}
+    assert set(get_args(RevisionState)) - {"open"} <= seen
+    assert {"held", "agent_unauthorized", "step.voted", "step.edited", "step.expired", "voids"} <= seen
+    assert {"approve not_an_approver", "approve digest_mismatch", "approve digest_required", "resume held"} <= seen

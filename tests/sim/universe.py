@@ -16,15 +16,17 @@ from uuid import UUID
 
 from daemon.machine.commands import RunId
 from tests.sim import checkers
+from tests.sim.authority import AGENT, MEASURES, OWNER, USER
 from tests.sim.fabric import Redis
 from tests.sim.faults import Chance, Plan, draw
-from tests.sim.gateway import AGENT, TOOLS, Gateway
+from tests.sim.gateway import TOOLS, Gateway
 from tests.sim.host import Host, Servers, doubled
 from tests.sim.loop import World
 from tests.sim.people import Person
 from tests.sim.postgres import Postgres
 
 START_MS = 1_800_000_000_000
+APPROVERS = ((), ("group:reviewers",), (f"user:{USER}", "group:leads"), (f"user:{OWNER}", "user:bob", "user:cyd"))
 PEACE_S = 90.0
 """After the trouble, every universe must be quiet within this."""
 LOOK_S = 0.5
@@ -114,9 +116,9 @@ class Universe:
         snapshot = checkers.snapshot(steps)
         command_id = UUID(int=self._lots.getrandbits(128))
         self.servers.store.create(
-            run_id=run_id, workflow_id=UUID(int=1), user_id="ann", nonce=nonce, snapshot=snapshot, command_id=command_id
+            run_id=run_id, workflow_id=UUID(int=1), user_id=USER, nonce=nonce, snapshot=snapshot, command_id=command_id
         )
-        self.note("ann", f"creates run {number}", "")
+        self.note(USER, f"creates run {number}", "")
         return run_id
 
     def _begin(self) -> None:
@@ -126,8 +128,7 @@ class Universe:
         for _ in range(self.plan.runs):
             at(lots.uniform(0.3, self.plan.trouble_s * 0.7), lambda: self.create_run(*self._steps()))
         for number in range(self.plan.people):
-            name = f"person {number + 1}"
-            person = Person(name, self.world, self.servers, self.chance, self._rng(name))
+            person = Person(self.world, self.servers, self.chance, self._rng(f"person {number + 1}"))
             at(lots.uniform(0.5, 1.5), person.work)
         for count, stroke in (
             (self.plan.thefts, self._steal),
@@ -136,6 +137,7 @@ class Universe:
             (self.plan.drains, self._drain),
             (self.plan.agent_drops, lambda: self.servers.gateway.drop_agent(lots.uniform(0.05, 3))),
             (self.plan.forgets, self._forget),
+            (self.plan.edicts, self._edict),
         ):
             for _ in range(count):
                 at(lots.uniform(0.5, self.plan.trouble_s), stroke)
@@ -147,28 +149,47 @@ class Universe:
             {
                 "id": f"s{number}",
                 "name": f"Step {number}",
-                "approval_policy": "manual" if lots.random() < 0.3 else "auto",
                 "on_error": "continue" if lots.random() < 0.3 else "stop",
                 "tool_config": {
                     "agent_id": AGENT,
                     "tool_name": lots.choice(TOOLS[1:]) if lots.random() < self.plan.odd_tools else TOOLS[0],
+                    "arguments": {"n": number},
                     "timeout_ms": lots.choice((800, 2500, 8000)),
                 },
             }
+            | self._gate()
             for number in range(lots.randint(1, 4))
         ]
+
+    def _gate(self) -> dict[str, Any]:
+        """Whether a step waits for approval, and on which terms."""
+        lots = self._lots
+        if lots.random() >= 0.3:
+            return {"approval_policy": "auto"}
+        if lots.random() >= self.plan.terms:
+            return {"approval_policy": "manual"}
+        terms = {
+            "approvers": lots.choice(APPROVERS),
+            "quorum": lots.choice((1, 2)),
+            "forbid_self": lots.random() < 0.3,
+            "allow_edit": lots.random() < 0.7,
+            "expires_in_ms": lots.choice((None, None, 1500, 4000)),
+            "on_expiry": lots.choice(("reject", "stay")),
+        }
+        return {"approval_policy": "manual", "approval": terms}
 
     def _make_peace(self) -> None:
         """No more faults: servers answer, hosts go on, somebody is there to drive the runs."""
         self.note("the world", "makes peace", "")
         self.chance.trouble = False
         self.servers.out.clear()
+        self.servers.store.authority.take(*MEASURES, at=self.world.now, back=True)
         for host in self.hosts:
             host.loop.go_on()
         if all(host.gone for host in self.hosts):
             self.start_host()
         if self.plan.finishes:
-            Person("the patient one", self.world, self.servers, self.chance, self._rng("patient")).clear()
+            Person(self.world, self.servers, self.chance, self._rng("patient")).clear()
         self._look()
 
     def _look(self) -> None:
@@ -214,6 +235,30 @@ class Universe:
     def _forget(self) -> None:
         self.note("the world", "Redis forgets everything", "")
         self.servers.redis.flush()
+
+    def _edict(self) -> None:
+        """Somebody changes who may do what, and mostly changes it back soon."""
+        name, for_s = self._lots.choice(list(MEASURES)), self._lots.uniform(0.1, 4)
+
+        def over() -> None:
+            self.enact(name, back=True)
+            self.hint(0.5)
+
+        if self.chance.trouble:
+            self.enact(name)
+            self.hint(0.5)
+            self.world.after(for_s, over)
+
+    def enact(self, name: str, *, back: bool = False) -> None:
+        """Take a measure, or take it back; as nobody tells the hosts, each finds out for itself."""
+        self.note(OWNER, name, "is over" if back else "")
+        self.servers.store.authority.take(name, at=self.world.now, back=back)
+
+    def hint(self, chance: float = 1.0) -> None:
+        """Tell the hosts that somebody changed something, each with that chance."""
+        for host in self.hosts:
+            if not host.gone and (chance >= 1 or self._lots.random() < chance):
+                host.nudged()
 
     def _loses_hint(self, hint: str) -> bool:
         lost = self.chance.hits(self.plan.hint)

@@ -11,7 +11,7 @@ import pytest
 import uuid_utils.compat as uuid7
 from msgspec.structs import replace
 
-from daemon.auth.caller import Origin
+from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import Command, CommandId, CommandKind, RunId, Who
 from daemon.store import quarantine, trail
 from daemon.store.audit import Deed, note
@@ -51,7 +51,7 @@ async def lines(book: Book, *but: str) -> list[dict[str, Any]]:
 
 
 async def test_an_owner_reads_with_which_roles_and_groups_a_word_was_said(book: Book) -> None:
-    story = await book.open(step("a", manual=True))
+    story = await book.open(step("a", manual=True, approvers=["user:eve"]))
     await book.write(story)
     told = Who(
         roles=EVE.roles, groups=EVE.groups, via="token:0190", address="192.0.2.7", client="curl/8 (é)"
@@ -64,7 +64,7 @@ async def test_an_owner_reads_with_which_roles_and_groups_a_word_was_said(book: 
         "reject",
         {"step_id": "a"},
         run_id=story.run.id,
-        user_id="ann",
+        by=Caller("ann"),
         origin=EVE,
         of=("paused",),
         sees_pause=True,
@@ -100,7 +100,7 @@ def book_url(book: Book) -> str:
 
 
 WORDS: dict[CommandKind, dict[str, Any]] = {
-    "approve": {"step_id": "a", "digest": "sha256:12", "comment": "looked at it"},
+    "approve": {"step_id": "a", "comment": "looked at it"},
     "reject": {"step_id": "a", "reason": "looked at it"},
     "resume": {},
     "skip": {"step_id": "a", "reason": "looked at it"},
@@ -111,12 +111,15 @@ WORDS: dict[CommandKind, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", WORDS)
 async def test_each_verdict_is_one_line_with_all_that_was_said(book: Book, kind: CommandKind) -> None:
-    story = await book.open(step("a", manual=kind in ("approve", "reject")))
+    asked = {"manual": True, "approvers": ["user:eve"]} if kind in ("approve", "reject") else {}
+    story = await book.open(step("a", **asked))
     await book.write(story)
+    digest = story.run.revision.digest if story.run.revision is not None else None
     if not story.run.paused_reason:
         story.hear(acked(story.req), failed(story.req, "broken", "why"))
         await book.write(story)
-    word = await said(book, story, kind, **WORDS[kind])
+    given = {"digest": digest} if kind == "approve" else {}
+    word = await said(book, story, kind, **WORDS[kind], **given)
     story.turn(commands=[word])
     await book.write(story)
     (line,) = await lines(book, "run.start")
@@ -124,7 +127,8 @@ async def test_each_verdict_is_one_line_with_all_that_was_said(book: Book, kind:
     assert (line["action"], line["outcome"], line["code"]) == (f"run.{kind}", "applied", None)
     assert (line["run_id"], line["owner"]) == (story.run.id, "ann")
     assert line["step_id"] == WORDS[kind].get("step_id")
-    assert line["digest"] == WORDS[kind].get("digest")
+    assert line["digest"] == digest
+    assert line["agent_id"] == ("agent-1" if digest is not None else None)
     assert line["comment"] == ("looked at it" if kind != "resume" else None)
     seen = {"seen_seq": word.seen_seq} if word.seen_seq is not None else {}
     assert orjson.loads(line["detail"]) == {"command_id": str(word.id), "applied_seq": story.run.last_seq} | seen
@@ -133,7 +137,7 @@ async def test_each_verdict_is_one_line_with_all_that_was_said(book: Book, kind:
 
 
 async def test_a_refused_word_is_a_line_with_its_code(book: Book) -> None:
-    story = await book.open(step("a", manual=True))
+    story = await book.open(step("a", manual=True, approvers=["user:eve"]))
     await book.write(story)
     first, second = [await said(book, story, kind, step_id="a") for kind in ("approve", "reject")]
     story.turn(commands=[first, second])
@@ -144,7 +148,7 @@ async def test_a_refused_word_is_a_line_with_its_code(book: Book) -> None:
 
 
 async def test_a_commit_that_is_repeated_leaves_no_second_line(book: Book) -> None:
-    story = await book.open(step("a", manual=True))
+    story = await book.open(step("a", manual=True, approvers=["user:eve"]))
     await book.write(story)
     word = await said(book, story, "resume")
     story.turn(commands=[replace(word, seen_seq=99)])  # refused: it moves nothing, so a lost reply leads to a repeat
@@ -156,7 +160,10 @@ async def test_a_commit_that_is_repeated_leaves_no_second_line(book: Book) -> No
 
 
 async def test_what_does_not_pass_the_fence_leaves_no_line(book: Book) -> None:
-    story, other = await book.open(step("a", manual=True)), await book.open(step("a", manual=True))
+    story, other = (
+        await book.open(step("a", manual=True, approvers=["user:eve"])),
+        await book.open(step("a", manual=True, approvers=["user:eve"])),
+    )
     await book.write(story, other)
     before = await lines(book)
     for one in (story, other):

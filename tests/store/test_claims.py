@@ -14,11 +14,13 @@ from msgspec.structs import replace
 
 from daemon.errors import StoreUnavailable
 from daemon.machine.commands import CommandId, Epoch, RunId
+from daemon.machine.ground import Ground
 from daemon.machine.state import PAST_KEPT, Limits, Run
 from daemon.store.claims import Claims
 from daemon.store.commands import Commands, NewCommand
 from daemon.store.pool import Pool
 from tests.machine import test_properties as tales
+from tests.machine.grounds import Said
 from tests.machine.scenario import Story, acked, canceled, chunk, done, failed, step
 from tests.store.conftest import BOB, OWNER, Book
 
@@ -174,6 +176,25 @@ async def test_letting_go_clears_the_owner_and_stores_when_to_wake(book: Book, c
     (row,) = await book.rows("workflow_runs")
     assert (row["owner"], row["epoch"], row["wake_at"].timestamp()) == (None, 1, 1_800_000_000.123)
     assert await claims.release([]) == set()
+
+
+@pytest.mark.parametrize(
+    ("scope", "target", "due"),
+    [("everything", "", False), ("agent", "agent-1", False), ("user", "ann", False), ("agent", "agent-2", True)],
+)
+async def test_a_held_run_that_is_let_go_is_due_unless_something_holds_it(
+    book: Book, claims: Claims, scope: str, target: str, due: bool
+) -> None:
+    story = await book.open(step(), grounds=Said(lambda agent_id, tool_name: Ground(held="somebody holds it")))
+    await book.write(story)
+    hold = (
+        "INSERT INTO holds (id, scope, target, reason, held_by) VALUES (gen_random_uuid(), $1, $2, 'why not', 'olga')"
+    )
+    await book.pool.execute(hold, scope, target)
+    await claims.release([(story.run.id, Epoch(1), OWNER, None, story.run.last_seq)])
+    assert await book.due() == ([story.run.id] if due else [])
+    (row,) = await book.rows("workflow_runs")
+    assert (row["wake_at"] is not None) == due
 
 
 @pytest.mark.parametrize(("epoch", "owner", "seq"), [(0, OWNER, 0), (2, OWNER, 0), (1, "thief", 0), (1, OWNER, 1)])

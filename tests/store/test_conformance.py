@@ -13,8 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from daemon.machine.commands import Epoch, RunId
+from daemon.machine.ground import Ground
 from daemon.store.journal import Lane
 from daemon.store.pool import open_pool
+from tests.machine.grounds import Said
 from tests.machine.scenario import acked, chunk, done, failed, passive, step
 from tests.sim import postgres as double
 from tests.sim.line import Connection, Near
@@ -171,3 +173,12 @@ async def test_a_run_that_was_looked_at_sleeps_on_unless_somebody_came_meanwhile
     assert await memory.passive.sleep_on([(again, later)]) == {story.run.id}
     assert await memory.due() == []
     assert await memory.passive.sleep_on([(again, None)]) == set(), "it has moved already"
+
+
+async def test_a_run_that_is_let_go_for_a_hold_that_is_over_is_due_at_once(memory: Book) -> None:
+    """Who had it may never hear that, and who heard it has woken whom it found by then."""
+    story = await memory.open(step(), grounds=Said(lambda agent_id, tool_name: Ground(held="somebody holds it")))
+    await memory.write(story)
+    assert story.run.paused_reason == "held"
+    await memory.claims.release([(story.run.id, Epoch(1), OWNER, None, story.run.last_seq)])
+    assert await memory.due() == [story.run.id]

@@ -61,14 +61,16 @@ async def test_the_view_of_a_run_has_its_steps_attempts_and_snapshot(book: Book)
         ("a", "success", None),
         ("b", "running", "ann"),
     ]
-    first, second, third = view.attempts
-    assert (first.state, orjson.loads(first.error or ""), first.log_tail) == (
-        *("failed", {"code": "broken", "message": "why"}),
+    assert [one.step_index for one in view.attempts] == [0, 0, 1]
+    first, second, third = (orjson.loads(one.told) for one in view.attempts)
+    assert (first["state"], first["ok"], first["error"], first["log_preview"]) == (
+        *("failed", False, {"code": "broken", "message": "why"}),
         "no luck\n",
     )
-    assert (second.step_index, second.attempt, second.state) == (0, 1, "done")
-    assert (orjson.loads(second.result or ""), second.ended_at_ms) == ({"answer": 42}, story.now)
-    assert (third.step_index, third.attempt, third.state, third.req_id) == (1, 0, "intent", story.req)
+    assert (second["attempt_index"], second["state"], second["ok"]) == (1, "done", True)
+    assert (second["result_json"], second["end_ts"]) == ({"answer": 42}, story.now // 1000)
+    assert (third["attempt_index"], third["state"], third["req_id"]) == (0, "intent", story.req)
+    assert (third["ok"], third["end_ts"], third["result_json"], third["result_preview"]) == (None,) * 4
 
 
 async def test_the_head_tells_a_pause_and_an_end(book: Book) -> None:
@@ -108,7 +110,7 @@ async def test_a_view_is_of_one_moment(book: Book, other: asyncpg.Connection[asy
     view = await looking
     assert view is not None
     before, after = (story.run.last_seq, "intent"), (99, "done")
-    assert (view.head.last_seq, view.attempts[0].state) in (before, after)
+    assert (view.head.last_seq, orjson.loads(view.attempts[0].told)["state"]) in (before, after)
 
 
 async def _blocked(pool: Pool) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import orjson
 
 from daemon.fabric.inbox import Post
-from daemon.machine.commands import Mark, RunId
-from tests.sim.faults import Plan
-from tests.sim.gateway import AGENT
-from tests.sim.postgres import RunRow
+from daemon.machine.commands import CommandId, CommandKind, Mark, RunId
+from tests.sim.authority import AGENT
+from tests.sim.faults import Fate, Plan
+from tests.sim.rows import RunRow
 from tests.sim.universe import Universe
 
 LOOK_S = 0.002
@@ -36,6 +37,28 @@ class Story:
                 for number, tool in enumerate(tools)
             )
         )
+
+    def enact(self, measure: str, *, back: bool = False, hinted: bool = True) -> None:
+        """Take a measure, or take it back; ``hinted``: every host hears that something changed."""
+        self.universe.enact(measure, back=back)
+        if hinted:
+            self.universe.hint()
+
+    def say(self, run_id: RunId, kind: CommandKind, by: str, **about: Any) -> None:
+        """A person who sees the run as it stands says so."""
+        command_id = CommandId(UUID(int=len(self.row(run_id).commands) + 1))
+        self.servers.store.add_command(command_id, run_id, kind, about, self.row(run_id).head.paused_seq, by)
+        self.servers.redis.append([Post(run_id, "c")], bound=100)
+
+    def deal(self, what: str, fate: Fate) -> None:
+        """The next exchange of this kind has this fate; all others go well."""
+        left = [fate]
+        self.universe.chance.dealt = lambda asked: left.pop() if asked == what and left else "well"
+
+    def polled(self) -> bool:
+        """Whether a host has just asked for the version of the authority, and will not for a while."""
+        asked = [at for at, _, what, _ in self.universe.trace if what == "postgres: authority version"]
+        return bool(asked) and 0.02 < self.world.now - asked[-1] < 0.2
 
     def when(self, holds: Callable[[], Any], do: Callable[[], None]) -> None:
         """As soon as it holds, once."""

@@ -1,0 +1,2 @@
+DROP TYPE commit_attempt_of_risk;
+ALTER TABLE workflow_run_attempts DROP COLUMN risk;

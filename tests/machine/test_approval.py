@@ -1,0 +1,64 @@
+"""What the machine makes of people's words on a call that waits: cases that stories found, each told once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from daemon.machine.commands import Who
+from daemon.machine.effects import effects
+from daemon.machine.ground import Ground, Traits
+from tests.machine.grounds import Said
+from tests.machine.scenario import Story, step
+
+
+def policed(*deciders: str, **traits: Any) -> Ground:
+    """Policy requires approval by these."""
+    return Ground(traits=Traits(requires_approval=True, **traits), deciders=frozenset(deciders))
+
+
+def waiting(ground: Ground, **terms: Any) -> Story:
+    """ann's run, which waits for approval; ``grounds.say`` may be changed."""
+    return Story(step(manual=True, **terms), grounds=Said(lambda agent_id, tool_name: ground))
+
+
+def approve(story: Story, by: str, *groups: str, digest: bool = True) -> str | None:
+    """The code of the refusal, if it was refused."""
+    assert story.run.approval is not None
+    given = story.run.approval.digest if digest else None
+    refusal = story.say("approve", by=by, digest=given, who=Who(groups=groups))
+    return refusal.code if refusal is not None else None
+
+
+def test_whoever_votes_under_two_names_is_one_person() -> None:
+    """bob agrees as one of g, which may approve; then as one of h, when that may and g may not; then both may."""
+    story = waiting(policed("group:g", "user:cat"), quorum=3)
+    assert approve(story, "bob", "g") is None
+    story.grounds.say = lambda agent_id, tool_name: policed("group:h", "user:cat")
+    assert approve(story, "bob", "h") is None
+    story.grounds.say = lambda agent_id, tool_name: policed("group:g", "group:h", "user:cat", "user:dan")
+    assert approve(story, "cat") is None
+    assert story.run.status == "paused", "two people are not three"
+    assert approve(story, "dan") is None
+    assert story.run.in_flight
+
+
+@pytest.mark.parametrize(("roles", "code"), [(("operator", "viewer"), "role_required"), (("approver", "viewer"), None)])
+def test_who_resumes_what_waits_for_approval_must_be_one_to_approve(roles: tuple[str, ...], code: str | None) -> None:
+    story = waiting(Ground())
+    refusal = story.say("resume", who=Who(roles=roles))
+    assert (refusal.code if refusal is not None else None) == code
+    assert story.run.in_flight == (code is None)
+
+
+def test_a_manual_step_that_was_never_asked_about_owes_no_call_that_passes_for_approved() -> None:
+    """Whatever lost the revision: the dispatch path must not take its absence for "needed no approval"."""
+    story = waiting(Ground())
+    assert approve(story, "ann") is None
+    (call,) = story.owed
+    assert call.as_approved
+    bare = replace(story.run, revision=None)
+    (forged,) = effects(bare, story.epoch, story.now)
+    assert not forged.as_approved
