@@ -22,7 +22,7 @@ from tests.machine.scenario import step
 NAMES = ["ann", "bob", "cat"]
 SUBJECTS = ["user:ann", "user:bob", "user:cat", "group:g", "group:h"]
 GROUPS: list[tuple[str, ...]] = [(), ("g",), ("h",), ("g", "h")]
-STORIES = 2_000
+STORIES = 1_500
 
 
 def some_subjects(chance: Random, most: int = 3) -> list[str]:
