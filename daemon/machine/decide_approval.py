@@ -136,10 +136,11 @@ def _vote(run: Run, command: Command, now: int, facts: Facts) -> Decision:
         message = "You edited this call, so somebody else must approve it."
         return Decision(refusal=Refusal("not_an_approver", message))
     standing = valid_votes(revision, terms, asked.ground, run.user_id)
-    if any(vote.by == command.issued_by for vote in standing):
-        return Decision()
+    people = {vote.by for vote in standing} | {command.issued_by}
+    if len(people) == len(standing) < terms.quorum:
+        return Decision()  # said already
     vote = Vote(by=command.issued_by, at=now, who=command.who, digest=command.digest, comment=command.comment)
-    if len(standing) + 1 < terms.quorum:
+    if len(people) < terms.quorum:
         return Decision((StepVoted(step_index=run.step_index, vote=vote),))
     return Decision((StepApproved(step_index=run.step_index, vote=vote),))
 

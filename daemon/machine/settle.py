@@ -262,8 +262,9 @@ def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
         code, message = ground.barred
         return (StepPaused(step_index=index, paused_reason="agent_unauthorized", code=code, message=message),)
     step, revision = run.spec.steps[index], run.approval
-    if step.manual or ground.traits.requires_approval:
-        if revision is not None and revision.state == "open":
+    asked = revision is not None and revision.state == "open"  # what was asked once is not made without an answer
+    if step.manual or ground.traits.requires_approval or asked:
+        if asked:
             return (StepPaused(step_index=index, paused_reason="awaiting_approval", revision=revision),)
         if revision is None or revision.state != "approved":
             return (_asks(run, ground, now),)

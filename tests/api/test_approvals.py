@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.case import COUNTED, Case, digest_of, outcome
 from tests.api.harness import Tools
+from tests.patience import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WRONG = "sha256:" + "0" * 64
@@ -203,7 +204,12 @@ async def test_what_expires_ends_stays_or_is_gone_over_and_says_so(case: Case) -
     assert [run["steps_state"][name]["status"] for name in "ab"] == ["expired", "success"]
     (told,) = await case.events(on, "step.expired")
     assert told["step_id"] == "a"
-    approval = (await case.stack.run(stays))["steps_state"]["a"]["approval"]
+
+    async def told_late() -> Any:
+        approval = (await case.stack.run(stays))["steps_state"]["a"]["approval"]
+        return approval if approval["expired_at"] is not None else None
+
+    approval = await eventually(told_late, what="the approval being late")
     assert (approval["state"], approval["votes"], approval["expires_at"]) == ("open", [], None)
     assert approval["expired_at"] >= first["expires_at"]
     for sub in ("ned", "ann"):

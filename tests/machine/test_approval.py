@@ -92,3 +92,27 @@ def test_what_waits_goes_on_waiting_where_nothing_became_worse(today: Ground) ->
     story.grounds.say = lambda agent_id, tool_name: today
     story.turn()
     assert story.types.count("step.paused") == 1
+
+
+def test_a_quorum_that_is_there_again_needs_no_other_voice() -> None:
+    """ann agrees and may not any more; bob agrees; ann may again: two agree, and one of them only has to say so."""
+    story = waiting(policed("user:ann", "user:bob"), quorum=2)
+    assert approve(story, "ann") is None
+    story.grounds.say = lambda agent_id, tool_name: policed("user:bob")
+    assert approve(story, "bob") is None
+    story.grounds.say = lambda agent_id, tool_name: policed("user:ann", "user:bob")
+    assert story.run.status == "paused"
+    assert approve(story, "bob") is None
+    assert story.run.in_flight
+    assert story.types.count("step.voted") == 2
+
+
+def test_what_was_asked_once_is_not_made_without_an_answer() -> None:
+    """Policy asked, somebody edited, the run was parked, and policy asks no more: the edit still waits for a yes."""
+    story = Story(step(), grounds=Said(lambda agent_id, tool_name: policed("user:cat")))
+    story.park()
+    story.grounds.say = lambda agent_id, tool_name: Ground()
+    assert story.say("resume") is None
+    assert (story.run.status, story.run.paused_reason) == ("paused", "awaiting_approval")
+    assert approve(story, "ann") is None
+    assert story.run.in_flight
