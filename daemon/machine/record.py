@@ -24,6 +24,7 @@ from daemon.machine.events import (
     LogAppended,
     StepApproved,
     StepEdited,
+    StepPaused,
     StepRejected,
     StepVoted,
 )
@@ -35,6 +36,11 @@ from daemon.machine.wire import error, frames_of, iso, payload
 LOG_PREVIEW_CHARS = 8000
 GROUNDED = (AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited)
 """What may happen only by the grants, policies and holds that stand at its commit: calls, and what people decide."""
+
+
+def _barred(event: Event) -> bool:
+    """That a call may not be made must be so when it is said: whoever was granted it just now would resume in vain."""
+    return isinstance(event, StepPaused) and event.paused_reason == "agent_unauthorized"
 
 
 class EventRow(NamedTuple):
@@ -196,7 +202,7 @@ def record(
     touched: dict[ReqId, _Touched] = {}
     grounded = False
     for event, run in happened:
-        grounded = grounded or isinstance(event, GROUNDED)
+        grounded = grounded or isinstance(event, GROUNDED) or _barred(event)
         told = orjson.dumps(payload(event, run, at)).decode()
         rows.append(EventRow(run.id, run.last_seq, event.type, told, at))
         req_id: ReqId | None = getattr(event, "req_id", None)
