@@ -1,7 +1,7 @@
 """What a run is at one moment, and the literal tables of what it may become.
 
 Plain values; ``evolve`` alone makes new ones. A run keeps status and references per step, never results: those stand
-in the rows of the attempts. The diagrams in ``docs/`` are drawn from the tables below.
+in the rows of the attempts.
 """
 
 from __future__ import annotations

@@ -145,6 +145,6 @@ def test_a_ground_tells_the_bar_before_the_policy_and_what_is_held() -> None:
         ("user", "bob", True),
         ("user", "ann", False),
     ):
-        hold = Hold(scope=scope, target=target, reason="smoke", held_by="root")  # type: ignore[arg-type]
+        hold = Hold(scope=scope, target=target, reason="smoke", held_by="root")  # type: ignore[arg-type] # each is a scope
         ground = ground_of(given_to("user:bob"), "t", holds=[hold], **about)
         assert (ground.held is not None and "smoke" in ground.held) is held
