@@ -66,6 +66,7 @@ class Difference(Struct, frozen=True, kw_only=True, gc=False):
     after: Any = None
 
 
+MAX_SCHEMA_BYTES = 65_536
 MOST_DIFFERENCES = 200
 """Told of one edit; both sets of arguments are kept whole anyway."""
 
@@ -106,9 +107,17 @@ def digest_of(
     return "sha256:" + hashlib.sha256(_canonical(call)).hexdigest()
 
 
-def hash_of_schema(schema: object) -> str:
-    """SHA-256 of a tool's input schema, hex, as ``digest_of`` reckons."""
-    return hashlib.sha256(_canonical(schema)).hexdigest()
+def hash_of_schema(schema: object) -> str | None:
+    """SHA-256 of a tool's input schema, hex, as ``digest_of`` reckons; None of one that nests deeper than JSON is written.
+
+    An agent may say what it likes: over ``MAX_SCHEMA_BYTES`` it is the hash of the JSON text with sorted keys, which
+    takes a fiftieth of the time.
+    """
+    try:
+        text = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return None
+    return hashlib.sha256(_canonical(schema) if len(text) <= MAX_SCHEMA_BYTES else text).hexdigest()
 
 
 def _canonical(value: Any) -> bytes:

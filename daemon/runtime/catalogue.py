@@ -31,10 +31,10 @@ PATIENCE_S = 2.0
 
 
 class About(NamedTuple):
-    """One tool as its agent tells it; ``schema_hash`` is hex."""
+    """One tool as its agent tells it; ``schema_hash`` is hex, None of a schema that cannot be written."""
 
     annotations: Mapping[str, Any]
-    schema_hash: str
+    schema_hash: str | None
 
 
 class Catalogue:

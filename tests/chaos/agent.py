@@ -30,6 +30,8 @@ QUICK_S = 0.2
 RECONNECT_S = 0.2
 RECONNECT_MAX_S = 1.6
 READ_ONLY: Json = {"readOnlyHint": True, "idempotentHint": True}
+ADDITIVE: Json = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": False}
+"""Not of high risk, so that a bare word approves it."""
 DESTRUCTIVE: Json = {"readOnlyHint": False, "destructiveHint": True, "idempotentHint": False}
 
 _call: ContextVar[Execution] = ContextVar("call")
@@ -58,6 +60,7 @@ class ChaosTools(ScriptedAgent):
         self._failed_once: set[str] = set()
         self.tool("quick", self._quick, annotations=DESTRUCTIVE)
         self.tool("slow", self._slow, annotations=DESTRUCTIVE)
+        self.tool("adding", self._slow, annotations=ADDITIVE)
         self.tool("stubborn", self._stubborn, annotations=DESTRUCTIVE)
         self.tool("failing", self._failing, annotations=DESTRUCTIVE)
         self.tool("failing_once", self._failing_once, annotations=DESTRUCTIVE)

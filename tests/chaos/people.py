@@ -115,7 +115,7 @@ class Person:
                 return
             move = self.script.move(run, at_unknown=self.at_unknown)
             if move is not None:
-                await self._decide(move)
+                await self._decide(_as_seen(move, run))
                 await let_pass(PAUSE_S)
             else:
                 await self._news(SELDOM_S if self.rests else LOOK_S)
@@ -153,6 +153,13 @@ class Person:
             promises.accepted.add(location.rpartition("/")[2])
             while (await doors.read(location))["verdict"] is None:
                 await let_pass(PAUSE_S)
+
+
+def _as_seen(move: Move, run: Mapping[str, Any]) -> Move:
+    """A word on what waits for approval names the digest of what was seen."""
+    verb, body = move
+    asked = run["steps_state"][body["step_id"]].get("approval") if verb in ("approve", "reject") else None
+    return move if asked is None else (verb, {**body, "digest": asked["digest"]})
 
 
 class People:

@@ -114,7 +114,7 @@ SCRIPTS: tuple[Script, ...] = (
     ),
     Script(
         name="approved in v0's manner",
-        steps=(*_quick("a"), _step("b", "slow", seconds=1.0, approval_policy="manual"), *_quick("c")),
+        steps=(*_quick("a"), _step("b", "adding", seconds=1.0, approval_policy="manual"), *_quick("c")),
         at_approval={"b": "resume"},
     ),
     Script(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import orjson
 import pytest
 from msgspec.structs import replace
 
+from daemon.machine.approval import hash_of_schema
 from daemon.machine.commands import Who
 from daemon.machine.effects import effects
 from daemon.machine.ground import Ground, Traits
@@ -116,3 +119,15 @@ def test_what_was_asked_once_is_not_made_without_an_answer() -> None:
     assert (story.run.status, story.run.paused_reason) == ("paused", "awaiting_approval")
     assert approve(story, "ann") is None
     assert story.run.in_flight
+
+
+def test_whatever_an_agent_says_of_its_schema_is_hashed_in_no_time_or_not_at_all() -> None:
+    small = {"b": {"type": "integer", "maximum": 1.0}, "a": []}
+    assert hash_of_schema(small) == hash_of_schema(dict(reversed(small.items())))
+    assert hash_of_schema(small) != hash_of_schema(small | {"c": 1})
+    deep: dict[str, object] = {}
+    for _ in range(600):
+        deep = {"a": deep}
+    assert hash_of_schema(deep) is None
+    big = {f"p{number}": "x" * 100 for number in range(5_000)}
+    assert hash_of_schema(big) == hashlib.sha256(orjson.dumps(big, option=orjson.OPT_SORT_KEYS)).hexdigest()
