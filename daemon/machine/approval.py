@@ -108,7 +108,7 @@ def digest_of(
 
 
 def hash_of_schema(schema: object) -> str | None:
-    """SHA-256 of a tool's input schema, hex, as ``digest_of`` reckons; None of one that nests deeper than JSON is written.
+    """SHA-256 of a tool's input schema, hex, as ``digest_of`` reckons; None of one that nests too deep to be written.
 
     An agent may say what it likes: over ``MAX_SCHEMA_BYTES`` it is the hash of the JSON text with sorted keys, which
     takes a fiftieth of the time.
