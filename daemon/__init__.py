@@ -17,14 +17,16 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                                                                                            │
     SSE ◀─ api/stream ◀── store/log (after Last-Event-ID) ◀──(hint + frames)── fabric/bus ◀┘
 
-    machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire
+    machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire; ground (what stands
+                about a call), approval (what exactly was approved, by whom, whether it still counts), cards (as told)
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
                 log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); authority (read
                 whole), agents, grants, policies, holds, entitlements (what one caller has of them), approvals (the
                 inbox); import_v0 (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
-                ready, bus, generation
-    runtime/    actor (a value), host (the turn loop), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
+                ready, bus, generation, nudge
+    runtime/    actor (a value), host (the turn loop), authority (the book of grants, policies and holds), learning (who
+                waits for it), sender (the permit), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
                 strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
     issuer.py   the identity provider: its JWK Set, fetched with bounds, kept and renewed
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
@@ -71,6 +73,33 @@ The laws
 12. Taste is a failing test (``tests/test_tidy.py``, the import contracts).
 
 
+What stands about a call
+------------------------
+Who may do what is changed by people while runs go on, so it is asked as late as can be, three times:
+
+1. Before every intent, as a fact of the turn. ``Ground``: may the run's user make the call, is it held, what is the
+   tool like, who decides on it. A run acts with the groups and the admin's rights of the token that created it (its
+   ``principal``), not with what that user has become. Where no ground is known the run waits for it, and only that run.
+   What forbids the call pauses the run: ``agent_unauthorized`` until somebody resumes it, ``held`` until the hold ends.
+2. In the commit. Bindings, grants, policies and holds have one version, raised in the transaction that changes any of
+   them (``authority_version``). A commit that rests on them names the version that its turn went by; at another,
+   Postgres moves nothing (``Outcomes.outdated``), and the turn is made anew by what stands now. So what a node
+   remembers (``runtime/authority``) need not be fresh, only honest about its version; hints and periods only make it
+   quick.
+3. In the permit, just before the bytes: nothing has come to bar or hold the call by a version that was known to stand a
+   moment ago (so a hold is certain a moment after it was said, and answered then), and the digest over exactly what is
+   about to be sent is the approved one.
+
+What waits for approval is a *revision*: the call, frozen, with a digest over its canonical JSON. Votes belong to it; an
+edit, or a verdict on this call that has become stricter, makes the next one, and nobody has voted on that. Whether
+votes count is asked by today's grants, each time. A person's word is a command like any other; ``decide_approval``
+weighs it.
+
+Tables: ``agent_bindings``, ``agent_grants``, ``tool_policies``, ``holds``; ``workflow_run_approvals``, a row for each
+revision, for ever; ``workflow_run_specs.principal``; ``audit_log``, which nobody rewrites. Each is written in the
+transaction of what it tells of.
+
+
 Where this differs from the first design, and why
 -------------------------------------------------
 * ``wake_at`` is written when a run is let go, not in every commit. A resident's deadline is an alarm in its node; if
@@ -87,10 +116,19 @@ Where this differs from the first design, and why
 * What every step asks of Redis goes over one connection of our own making (``fabric/line``): a pipeline of redis-py
   costs more CPU than all that it carries. redis-py opens that connection and does everything rarer.
 * An invoke for which a place and a connection are free is written at once, without a task (``invoke_at_once``).
+* Postgres tells the attempts of a run as the JSON that a GET answers (``store/runs``), so that shape stands there, not
+  in ``api/shapes``: made in the node, an answer of 400 steps held its loop for 4 ms.
 * The grouped commit takes arrays of rows, not of columns (types of ``schema/0009``), and moves the runs by one fenced
   UPDATE; the rest of it compares counts instead of joining. Its plan is generic, as it depends on nothing in a batch.
 * Metrics are counted by values of our own (``counting``) and told by prometheus_client, whose locks took 50 µs a step.
 * ``hear`` stands beside ``decide``: letters come in batches and get no verdict, commands come alone and get one each.
+* Revisions are rows of their own, not parts of the log: the inbox must find what waits by who is asked, and a claim
+  must know the newest without reading events. The events tell the same, and replaying them builds it
+  (``StepPaused.revision``).
+* An approval is voided by what has become stricter about this one call, never by a version that has moved: else each
+  grant anywhere would ask everybody anew.
+* ``held`` is a pause, not a wait in memory: it is seen, survives its node, costs nothing, and whoever reads that a hold
+  is over wakes what was held (``wake_held``).
 * ``record`` turns events into rows purely, so that adding an event stays in ``machine/``.
 * Three events were added to the list of v1 because replaying the log must rebuild the state: ``tool.sent`` (202, but
   no acknowledgement within the hold), ``tool.unsent`` (proof that nothing left), ``tool.canceling`` (we ask the agent

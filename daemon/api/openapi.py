@@ -44,6 +44,7 @@ _ABOUT = """Durable, approval-gated workflows of tools that live on other people
 
 Texts cannot hold NUL characters; the numbers of a body fit 64 bits, whole ones are written without a fraction, and it
 is nested at most 200 deep. Step ids are unique within a workflow.
+Integers in the arguments of a call stay within ±2^53: the Gateway reads numbers as 64-bit floats.
 
 Every error is `application/problem+json` (RFC 9457) with a stable `code`."""
 

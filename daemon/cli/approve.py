@@ -134,6 +134,9 @@ def _shown(run: dict[str, Any], step: str) -> card.Card:
     if waits != step:
         message = f"The step that waits is {waits}, not {step}."
         raise Told(message, exit_code=Exit.REFUSED, code="wrong_step", hint=hint)
+    if shown is None and run["paused_reason"] == "awaiting_approval":
+        message = "What exactly waits for approval is only being found out; look again in a moment."
+        raise Told(message, exit_code=Exit.REFUSED, code="pause_changed", hint=hint)
     if shown is None:
         message = f"The run is {show.state(run)}: no call is there to be decided."
         raise Told(message, exit_code=Exit.REFUSED, code="not_awaiting_approval", hint=hint)

@@ -28,7 +28,7 @@ VERDICT_POLL_S = 0.5
 
 _EXITS = {401: Exit.NOT_AUTHORISED, 403: Exit.NOT_AUTHORISED, 404: Exit.NOT_FOUND, 409: Exit.REFUSED}
 _EXITS |= {400: Exit.INVALID, 405: Exit.INVALID, 413: Exit.INVALID, 415: Exit.INVALID, 422: Exit.INVALID}
-_STATUS = {"not_an_approver": 403}
+_STATUS = {"not_an_approver": 403, "role_required": 403}
 """Of verdicts that came late, where the answer itself would have had another than 409."""
 _HINTS = {
     401: "The token is wrong, expired or of another node. Set one: runwarden profile set NAME --token-stdin, or"

@@ -26,7 +26,7 @@ from daemon.dev import card
 from daemon.dev.keyboard import choose
 from daemon.dev.plain import Plain
 from daemon.dev.screen import Screen, lively
-from daemon.dev.story import Pause, Story, clean
+from daemon.dev.story import News, Pause, Story, clean
 
 EXITS = {"completed": Exit.OK, "failed": Exit.RUN_FAILED, "canceled": Exit.RUN_CANCELED}
 
@@ -77,9 +77,8 @@ class _View:
             lives = lively(self.console)
             self.teller = Screen(self.story, self.console) if lives else Plain(self.story, self.say)
 
-    def hear(self, message: Mapping[str, Any]) -> None:
-        """One event, folded and told."""
-        news = self.story.hear(message["payload"])
+    def tell(self, message: Mapping[str, Any], news: News) -> None:
+        """One event, which ``story`` has heard."""
         if self.teller is None:
             show.line(message)
         else:
@@ -162,7 +161,7 @@ class _Watcher:
             async with asyncio.timeout(LATE_S):
                 async for message in events:
                     if message["type"] == "run.event":
-                        self._view.hear(message)
+                        self._view.tell(message, self._view.story.hear(message["payload"]))
 
     async def _take(self, message: dict[str, Any]) -> Exit | None:
         """One message; an exit code when nothing more is to come."""
@@ -173,13 +172,14 @@ class _Watcher:
             if status in EXITS and story.outcome is None:  # a log that tells of no end: v0 wrote none of a cancel
                 return EXITS[status]
         elif message["type"] == "run.event":
-            self._view.hear(message)
+            news = story.hear(message["payload"])
+            if story.pause is not self._asked:  # before anything is written behind the question
+                await self._take_back()
+            self._view.tell(message, news)
         if not self._replayed:
             return None
         if story.outcome in EXITS:
             return EXITS[story.outcome]
-        if story.pause is not self._asked:
-            await self._take_back()
         if story.pause is not None:
             if self._until_pause:
                 return Exit.RUN_PAUSED

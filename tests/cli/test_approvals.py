@@ -15,7 +15,7 @@ from tests.api.harness import AGENT, Stack, Tools, stack, step
 from tests.api.people import introduce
 from tests.cli.command import at_a_terminal
 from tests.cli.talking import Person
-from tests.patience import eventually
+from tests.patience import eventually, wait_until
 
 TWO = {"approvers": ["user:bob", "group:team"], "quorum": 2, "instructions": "Look twice.\nsha256:no"}
 SCHEMA = {"type": "object", "properties": {"lines": {"type": "integer", "maximum": 9}}, "additionalProperties": False}
@@ -62,6 +62,11 @@ async def test_the_inbox_lists_what_waits_for_you_and_a_run_shows_all_of_it(
     assert row[7].endswith("UTC")
     assert [one["run_id"] for one in (await people["gus"].gets("approvals", "list"))["items"]] == [first]
     assert [one["run_id"] for one in (await people["ann"].gets("approvals", "list"))["items"]] == [second]
+    third, _ = await waiting(live)
+    page = await people["ann"].gets("approvals", "list", "--limit", "1")
+    rest = await people["ann"].gets("approvals", "list", "--cursor", page["next_cursor"])
+    assert [one["run_id"] for one in (*page["items"], *rest["items"])] == [second, third]
+    assert '"approval"' not in json.dumps(await people["ann"].gets("run", "list"))
     nobody = await people["otto"].says("approvals", "list")
     assert (nobody.stdout, nobody.stderr) == ("", "Nothing waits for you.\n")
     shown = (await people["bob"].says("run", "show", first)).stdout
@@ -118,6 +123,54 @@ async def test_at_a_terminal_the_call_is_shown_and_its_digest_goes_with_the_yes(
     assert seen in told
     (vote,) = (await live.until(run_id, "completed"))["steps_state"]["tidy"]["approval"]["votes"]
     assert vote["digest"] == seen
+
+
+async def test_a_question_is_asked_anew_about_what_somebody_edited(
+    live: Stack, people: dict[str, Person], home: Path
+) -> None:
+    run_id, seen = await waiting(live, allow_edit=True)
+    ann, loop = people["ann"], asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def watch() -> tuple[int, str]:
+        with at_a_terminal("run", "watch", run_id, home=home, url=ann.url, token=ann.token) as (command, type_in):
+            command.until("or later [y/n/l]")
+            loop.call_soon_threadsafe(asked.set)
+            wait_until(lambda: command.text.count("or later [y/n/l]") == 2, what=lambda: command.text)
+            type_in("y\n")
+            return command.ended(), command.text
+
+    watching = asyncio.create_task(asyncio.to_thread(watch))
+    await asked.wait()
+    edited = await live.decide(run_id, "edit", {"step_id": "tidy", "digest": seen, "arguments": {"lines": 1}})
+    assert edited.status == 200, edited.body
+    code, told = await watching
+    assert code == 0, told
+    approval = (await live.run(run_id))["steps_state"]["tidy"]["approval"]
+    assert [vote["digest"] for vote in approval["votes"]] == [approval["digest"]]
+    assert approval["digest"] != seen
+    assert "[y/n/l] \r\n" in told, "what is told stands on a line of its own"
+
+
+async def test_who_is_not_asked_may_go_on_watching(live: Stack, people: dict[str, Person], home: Path) -> None:
+    run_id, seen = await waiting(live, approvers=["user:bob"])
+    ann, loop = people["ann"], asyncio.get_running_loop()
+    refused = asyncio.Event()
+
+    def watch() -> tuple[int, str]:
+        with at_a_terminal("run", "watch", run_id, home=home, url=ann.url, token=ann.token) as (command, type_in):
+            command.until("or later [y/n/l]")
+            type_in("y\n")
+            command.until("you are none of them")
+            loop.call_soon_threadsafe(refused.set)
+            return command.ended(), command.text
+
+    watching = asyncio.create_task(asyncio.to_thread(watch))
+    await refused.wait()
+    said = await live.decide(run_id, "approve", {"step_id": "tidy", "digest": seen}, sub="bob")
+    assert said.status == 200, said.body
+    code, told = await watching
+    assert code == 0, told
 
 
 async def test_who_says_no_to_the_card_has_decided_nothing(live: Stack, people: dict[str, Person], home: Path) -> None:

@@ -173,7 +173,7 @@ class Universe:
             "quorum": lots.choice((1, 2)),
             "forbid_self": lots.random() < 0.3,
             "allow_edit": lots.random() < 0.7,
-            "expires_in_ms": lots.choice((None, None, 1500, 4000)),
+            "expires_in_ms": lots.choice((None, 1000, 1000, 4000)),
             "on_expiry": lots.choice(("reject", "stay")),
         }
         return {"approval_policy": "manual", "approval": terms}

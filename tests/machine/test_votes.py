@@ -1,0 +1,29 @@
+"""How votes are counted."""
+
+from __future__ import annotations
+
+from daemon.machine.commands import Who
+from daemon.machine.ground import Ground, Traits
+from tests.machine.grounds import Said
+from tests.machine.scenario import Story, step
+
+
+def decided_by(*groups: str) -> Said:
+    """Policy asks for approval by these groups."""
+    deciders = frozenset(f"group:{group}" for group in groups)
+    return Said(lambda agent_id, tool_name: Ground(traits=Traits(requires_approval=True), deciders=deciders))
+
+
+def test_nobody_counts_twice_however_their_groups_change() -> None:
+    """A vote that did not count any more, given anew by another group of the same person, and then both count again."""
+    story = Story(step("a", manual=True, quorum=3), grounds=decided_by("reviewers"))
+    assert story.run.approval is not None
+    digest = story.run.approval.digest
+    assert story.say("approve", by="cyd", digest=digest, who=Who(groups=("reviewers",))) is None
+    story.grounds = decided_by("leads")
+    assert story.say("approve", by="cyd", digest=digest, who=Who(groups=("leads",))) is None
+    story.grounds = decided_by("leads", "reviewers")
+    assert story.say("approve", by="bob", digest=digest, who=Who(groups=("leads",))) is None
+    assert story.run.status == "paused"
+    assert story.say("approve", by="dan", digest=digest, who=Who(groups=("leads",))) is None
+    assert story.run.status == "running"
