@@ -133,26 +133,41 @@ class Agents:
 
         ``free_only``: raises Conflict where it is another's. ``owned_by``: raises NotFound unless it is theirs now.
         """
-        async with reading(self._pool) as connection, connection.transaction():
-            row = await connection.fetchrow(_LOCK, agent_id)
-            while row is None and owned_by is None:  # again where it was bound, or unbound, between the two statements
-                if await connection.fetchval(_BIND, agent_id, owner, origin.actor):
-                    await note(connection, origin, Deed(action="agent.bound", agent_id=agent_id, owner=owner))
-                    return "bound"
-                row = await connection.fetchrow(_LOCK, agent_id)
-            if row is None or (owned_by is not None and row["owner"] != owned_by):
-                raise NotFound("There is no such agent, or it is not yours any more.")
-            if row["owner"] == owner:
-                return "unchanged"
-            if free_only:
-                raise Conflict(f"The agent {agent_id!r} belongs to somebody else.", code="agent_taken")
-            version = await self._end(connection, agent_id, row, origin)
-            await connection.execute(_TRANSFER, agent_id, owner, version, origin.actor)
-            told = {"from": row["owner"]}
-            await note(
-                connection, origin, Deed(action="agent.transferred", agent_id=agent_id, owner=owner, detail=told)
-            )
-            return "transferred"
+        while True:
+            async with reading(self._pool) as connection, connection.transaction():
+                done = await self._bound(connection, agent_id, owner, origin, free_only=free_only, owned_by=owned_by)
+            if done is not None:
+                return done
+
+    async def _bound(
+        self,
+        connection: Connection,
+        agent_id: str,
+        owner: str,
+        origin: Origin,
+        *,
+        free_only: bool,
+        owned_by: str | None,
+    ) -> Bound | None:
+        """None: it was bound between two statements. Then anew, in another transaction: an INSERT that came too late
+        has the version of authority locked all the same, and must not wait with it for the binding."""
+        row = await connection.fetchrow(_LOCK, agent_id)
+        if row is None and owned_by is None:
+            if not await connection.fetchval(_BIND, agent_id, owner, origin.actor):
+                return None
+            await note(connection, origin, Deed(action="agent.bound", agent_id=agent_id, owner=owner))
+            return "bound"
+        if row is None or (owned_by is not None and row["owner"] != owned_by):
+            raise NotFound("There is no such agent, or it is not yours any more.")
+        if row["owner"] == owner:
+            return "unchanged"
+        if free_only:
+            raise Conflict(f"The agent {agent_id!r} belongs to somebody else.", code="agent_taken")
+        version = await self._end(connection, agent_id, row, origin)
+        await connection.execute(_TRANSFER, agent_id, owner, version, origin.actor)
+        told = {"from": row["owner"]}
+        await note(connection, origin, Deed(action="agent.transferred", agent_id=agent_id, owner=owner, detail=told))
+        return "transferred"
 
     async def unbind(self, agent_id: str, origin: Origin) -> str | None:
         """From now on it is nobody's, and its grants are gone; answers whose it was, None when it was nobody's."""
@@ -179,24 +194,19 @@ class Agents:
         """
         async with reading(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(_LOCK, agent_id)
-            if taken := row is None and await connection.fetchval(_TAKE, agent_id, user_id):
+            if row is None and await connection.fetchval(_TAKE, agent_id, user_id):
                 await _bounded(connection, user_id)
-                version = 1
                 await note(connection, origin, Deed(action="agent.bound", agent_id=agent_id, owner=user_id))
-            else:
-                row = row or await connection.fetchrow(_LOCK, agent_id)
-                if row is None or row["owner"] != user_id:
-                    raise Conflict(f"The id {agent_id!r} is taken: choose another.", code="agent_taken")
-                version = row["token_version"] + 1 if reset and row["token_version"] else max(1, row["token_version"])
-                await _set_version(connection, agent_id, version)
-            deed = Deed(
-                action="agent_token.reset" if reset and not taken else "agent_token.minted",
-                agent_id=agent_id,
-                owner=user_id,
-                detail={"version": version},
-            )
-            await note(connection, origin, deed)
-        return version, bool(taken)
+                await _minted(connection, origin, agent_id, user_id, 1, reset=False)
+                return 1, True
+        async with reading(self._pool) as connection, connection.transaction():  # another, as in ``_bound``
+            row = await connection.fetchrow(_LOCK, agent_id)
+            if row is None or row["owner"] != user_id:
+                raise Conflict(f"The id {agent_id!r} is taken: choose another.", code="agent_taken")
+            version = row["token_version"] + 1 if reset and row["token_version"] else max(1, row["token_version"])
+            await _set_version(connection, agent_id, version)
+            await _minted(connection, origin, agent_id, user_id, version, reset=reset)
+        return version, False
 
     async def follow_version(self, agent_id: str, user_id: str, version: int) -> None:
         """The Gateways know a later version than we (a restore, perhaps): ours is that one from now on."""
@@ -219,6 +229,13 @@ class Agents:
 
 def _token_version(row: asyncpg.Record) -> TokenVersion:
     return TokenVersion(row["owner"], row["agent_id"], row["version"])
+
+
+async def _minted(
+    connection: Connection, origin: Origin, agent_id: str, user_id: str, version: int, *, reset: bool
+) -> None:
+    action = "agent_token.reset" if reset else "agent_token.minted"
+    await note(connection, origin, Deed(action=action, agent_id=agent_id, owner=user_id, detail={"version": version}))
 
 
 async def _set_version(connection: Connection, agent_id: str, version: int) -> None:

@@ -37,6 +37,17 @@ async def test_who_is_bound_at_once_to_two_is_ones(pool: Pool) -> None:
     assert len(told) == len(done) - done.count("unchanged")
 
 
+async def test_whoever_comes_too_late_waits_for_nobody_who_waits_for_them(pool: Pool) -> None:
+    """Of two who bind at once one has the binding locked, the other, by its INSERT that came too late, the version of
+    authority; each needs both. Told often enough to deadlock otherwise."""
+    agents = Agents(pool)
+    for n in range(40):
+        bound = (agents.bind(f"a{n}", user, ROOT) for user in USERS * 2)
+        minted = (agents.mint(f"a{n}", user, Origin(actor=user), reset=False) for user in USERS)
+        done = await asyncio.gather(*bound, *minted, return_exceptions=True)
+        assert not [one for one in done if isinstance(one, Exception) and not isinstance(one, Conflict)]
+
+
 async def test_of_many_who_transfer_what_was_theirs_one_does(pool: Pool) -> None:
     agents = Agents(pool)
     await agents.bind("a", "ann", ROOT)
