@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from daemon.api import holds
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.api.case import Case
 from tests.api.harness import Stack, stack
@@ -76,3 +77,11 @@ async def strict_shared(strict_module_database: str, valkey: EmbeddedValkey) -> 
 async def case(strict_shared: Stack) -> Case:
     """A case with an agent of its own, on the node of a module."""
     return await Case(strict_shared).open()
+
+
+@pytest.fixture(scope="module")
+def hasty_holds() -> Iterator[None]:
+    """Holds are answered as soon as they are on disk, not when they are certain: where they are not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holds, "CERTAIN_S", 0.0)
+        yield

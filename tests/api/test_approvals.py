@@ -49,6 +49,28 @@ async def test_the_run_says_who_approved_what_and_the_tool_gets_exactly_that(cas
     assert json.loads(kept["arguments"]) == {"n": 1}
 
 
+async def test_a_service_token_speaks_as_its_user_and_the_vote_says_that_it_did(case: Case) -> None:
+    run_id, approval = await case.waiting(case.manual(approvers=["user:ned", "user:ada"], quorum=2))
+    made = await case.ok("POST", "/v1/service-tokens", "ned", {"name": "n", "scopes": ["approver"]})
+    case.stack.tokens["robot"] = made["token"]
+    for sub in ("robot", "ned"):
+        assert (await case.say(run_id, "approve", sub, digest=approval["digest"])).status == 200
+    run = await case.until(run_id, "paused", "awaiting_approval")
+    (vote,) = run["steps_state"]["a"]["approval"]["votes"]
+    assert (vote["by"], vote["via"], vote["roles"]) == ("ned", f"token:{made['token_id']}", ["approver", "viewer"])
+
+
+async def test_a_key_that_somebody_used_approves_nothing_for_anybody_else(case: Case) -> None:
+    run_id, approval = await case.waiting(case.manual(approvers=["user:ned", "user:ada"], quorum=2))
+    body, key = {"step_id": "a", "digest": approval["digest"]}, {"Idempotency-Key": f"key-{run_id}"}
+    for sub, votes in (("ned", 1), ("ned", 1), ("ada", 2)):
+        path = f"/v1/workflow-runs/{run_id}/approve"
+        said = await case.stack.ask("POST", path, sub=sub, json=body, headers=key)
+        assert said.status == 200
+        assert len(said.body["steps_state"]["a"]["approval"]["votes"]) == votes
+    await case.until(run_id, "completed")
+
+
 async def test_a_quorum_is_of_distinct_people(case: Case) -> None:
     named = {"approvers": ["user:ned", "user:ada", "group:team"], "quorum": 2}
     run_id, approval = await case.waiting(case.manual(**named))

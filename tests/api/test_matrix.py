@@ -22,7 +22,7 @@ from tests.api.harness import AGENT, Stack, stack
 from tests.api.world import CALLERS, SCOPES, Asked, World
 from tests.patience import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("hasty_holds")]
 
 # A row: an operation (its handler, as /openapi.json names it) and the variant of it that tests/api/asking prepares. A
 # column: who asks. What they ask about is ann's: her run, workflow, token; or olga's agent, which ann may use.

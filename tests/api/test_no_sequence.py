@@ -16,7 +16,7 @@ from tests.api.case import Case, digest_of
 from tests.api.people import GROUPS
 from tests.machine.rules import Standing, may_decide
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("hasty_holds")]
 PEOPLE = ("ann", "ned", "gus", "ada", "olga", "bob", "root", "otto")
 SUBJECTS = ("user:ann", "user:ned", "group:team", "user:ada", "user:olga")
 

@@ -13,7 +13,7 @@ import pytest
 from tests.api.case import COUNTED, DESTRUCTIVE, READ_ONLY, Case
 from tests.api.harness import Tools
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("hasty_holds")]
 Change: TypeAlias = Callable[[Case], Awaitable[Any]]
 
 
