@@ -55,7 +55,7 @@ class Warned(BaseModel):
 
     step_id: str
     agent_id: str
-    code: Literal["agent_unauthorized", "tool_denied"]
+    code: Literal["agent_unauthorized", "tool_denied", "approval_unreachable"]
     message: str
 
 

@@ -13,11 +13,15 @@ from aiohttp import web
 
 from daemon.api.context import CALLER, CONTEXT
 from daemon.api.shapes import StepTold, steps_of
-from daemon.auth.access import Agent, Policy, ground_of
+from daemon.auth.access import Agent, Policy, ground_of, traits_of
 from daemon.auth.caller import Caller
 from daemon.errors import Forbidden
 from daemon.machine.ground import Barred
 from daemon.store.runs import Permit
+
+UNREACHABLE = (
+    "Nobody could approve this step: only whoever starts the run is asked, and its terms want others. Name approvers."
+)
 
 
 class Unauthorized(Forbidden):
@@ -48,7 +52,16 @@ async def warnings(request: web.Request, spec: str) -> list[dict[str, Any]]:
     return [
         {"step_id": step.id, "agent_id": step.agent_id, "code": barred.code, "message": barred.message}
         for step, barred in _barred(steps, agents, caller, policies)
+    ] + [
+        {"step_id": step.id, "agent_id": step.agent_id, "code": "approval_unreachable", "message": UNREACHABLE}
+        for step in steps
+        if step.alone and not _asks_others(step, policies)
     ]
+
+
+def _asks_others(step: StepTold, policies: Iterable[Policy]) -> bool:
+    """Whether policy asks the agent's owner and others, whatever the step says."""
+    return traits_of(None, step.agent_id, step.tool_name, policies).requires_approval
 
 
 def _barred(

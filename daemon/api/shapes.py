@@ -24,6 +24,8 @@ class StepTold(NamedTuple):
     tool_name: str
     key: str
     call: str
+    alone: bool = False
+    """Whether its terms want others to agree, and it names nobody."""
 
 
 @lru_cache(maxsize=256)
@@ -34,7 +36,10 @@ def steps_of(snapshot: str) -> tuple[StepTold, ...]:
         step_id, tool = step["id"], step["tool_config"]
         call = orjson.dumps({"agent_id": tool["agent_id"], "tool_name": tool["tool_name"]}).decode()[:-1] + ","
         key = orjson.dumps(step_id).decode() + ":"
-        found.append(StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call))
+        terms = step.get("approval") or {}
+        others = terms.get("forbid_self", False) or terms.get("quorum", 1) > 1
+        alone = others and not terms.get("approvers")
+        found.append(StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call, alone))
     return tuple(found)
 
 

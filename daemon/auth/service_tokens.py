@@ -38,6 +38,12 @@ def check_maker(caller: Caller, *, user_id: str, scopes: Collection[Role]) -> No
         )
     if user_id != caller.user_id:
         caller.require("admin")
+        deciding = sorted(set(scopes) & {"approver", "admin"})
+        if deciding:
+            raise Forbidden(
+                f"Nobody decides in another's name: a token for {user_id!r} may not have {', '.join(deciding)}.",
+                code="scope_exceeds_roles",
+            )
     beyond = [] if caller.admin else sorted(set(scopes) - caller.roles)
     if beyond:
         raise Forbidden(

@@ -36,6 +36,8 @@ class AuthorityRecords(Protocol):
 
     async def wake_held(self) -> None: ...
 
+    async def wake_asked(self) -> None: ...
+
 
 class Said(Protocol):
     """What stood at one moment; an agent that nobody bound has no owner."""
@@ -84,6 +86,8 @@ class Authority:
         """When (monotonic s) the version was last known to stand."""
         self._woken = 0
         """The version for which the passive runs that a hold keeps were woken."""
+        self._woken_for: tuple[Policy, ...] = ()
+        """The policies for which those were woken who are asked to approve."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
         self._policies: tuple[Policy, ...] = ()
         self._requiring: tuple[Policy, ...] = ()
@@ -224,10 +228,14 @@ class Authority:
 
     async def _wake_held(self) -> None:
         """Once for each version, and again until Postgres has said yes."""
-        version = self._version
-        if self._woken != version:
-            await self._records.wake_held()
-            self._woken = version
+        version, policies = self._version, self._requiring
+        if self._woken == version:
+            return
+        await self._records.wake_held()
+        if policies != self._woken_for:  # it looks at every call that waits
+            await self._records.wake_asked()
+            self._woken_for = policies
+        self._woken = version
 
 
 class RunGrounds:

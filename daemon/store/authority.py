@@ -91,8 +91,11 @@ class AuthorityRecords:
         return found
 
     async def wake_held(self) -> None:
-        """Let every passive run that a hold keeps be looked at again, and every one that asks somebody where a policy
-        may want others to be asked: whoever takes it sees what is to be done."""
+        """Let every passive run that a hold keeps be looked at again: whoever takes it sees whether it is over."""
         async with reading(self._pool) as connection:
             await connection.execute(_WAKE_HELD)
+
+    async def wake_asked(self) -> None:
+        """And every one that asks somebody where a policy may want others to be asked."""
+        async with reading(self._pool) as connection:
             await connection.execute(_WAKE_ASKED)

@@ -133,3 +133,17 @@ async def test_a_refused_request_leaves_its_key_free_and_a_repeated_one_its_answ
     await strict.ask("DELETE", f"{AGENTS}/{AGENT}/grants/{grant_id}", sub="ann")
     again = await strict.ask("POST", RUNS, sub="bob", json=body, headers=key)
     assert (again.status, again.body["run_id"]) == (200, first.body["run_id"])
+
+
+async def test_terms_that_nobody_can_meet_are_warned_of_where_a_workflow_is_saved(strict: Stack) -> None:
+    """Until somebody is named, or policy asks others."""
+    terms: dict[str, dict[str, Any]] = {
+        "a": {"quorum": 2},
+        "b": {"forbid_self": True},
+        "c": {"quorum": 2, "approvers": ["group:ops"]},
+        "d": {"allow_edit": True},
+    }
+    steps = [step(name, approval_policy="manual", approval=one) for name, one in terms.items()]
+    saved = await strict.post("/v1/workflows", {"title": "T", "spec": {"steps": steps}})
+    told = {one["step_id"] for one in saved.body["warnings"] if one["code"] == "approval_unreachable"}
+    assert told == {"a", "b"}

@@ -87,6 +87,8 @@ NOT_MADE: list[tuple[str, dict[str, Any], int, str]] = [
     ("plain", {"scopes": ["admin"]}, 403, "scope_exceeds_roles"),
     ("viewer", {"scopes": ["operator"]}, 403, "scope_exceeds_roles"),
     ("plain", {"user_id": "ci"}, 403, "role_required"),
+    ("admin", {"user_id": "ci", "scopes": ["approver"]}, 403, "scope_exceeds_roles"),
+    ("admin", {"user_id": "ci", "scopes": ["operator", "admin"]}, 403, "scope_exceeds_roles"),
     ("plain", {"scopes": []}, 422, "invalid_body"),
     ("plain", {"scopes": ["root"]}, 422, "invalid_body"),
     ("plain", {"scopes": "viewer"}, 422, "invalid_body"),

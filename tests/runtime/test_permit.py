@@ -53,6 +53,9 @@ class Records:
     async def wake_held(self) -> None:
         """Nobody sleeps."""
 
+    async def wake_asked(self) -> None:
+        """Nobody sleeps."""
+
 
 class Kept:
     """A dispatch that sends nothing and keeps the permits."""

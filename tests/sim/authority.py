@@ -191,3 +191,6 @@ class AuthorityRecords:
 
     async def wake_held(self) -> None:
         await self._line.ask("wake held", self._server.wake_held)
+
+    async def wake_asked(self) -> None:
+        await self._line.ask("wake asked", self._server.wake_asked)
