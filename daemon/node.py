@@ -142,6 +142,8 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
     """A node with everything open; closed in reverse on leaving. Raises SetupError when something cannot work."""
     store, fabric = settings.store, settings.fabric
     url = store.postgres_url.get_secret_value()
+    if settings.gateway.agent_token_secret and settings.gateway.agent_token_secret == settings.identity.jwt_secret:
+        raise SetupError("RUNWARDEN_AGENT_TOKEN_SECRET must not be RUNWARDEN_JWT_SECRET: agents are no people.")
     async with AsyncExitStack() as stack:
         pool = await open_pool(
             url, size=store.postgres_pool, patience_s=store.start_patience_s, pooled=store.postgres_pooled

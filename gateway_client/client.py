@@ -32,6 +32,8 @@ from gateway_client.stream import EventStream, unreachable
 _TOKEN_HEADER: Final = "X-Internal-Token"  # noqa: S105  (the header's name, not a secret)
 _READ_TIMEOUT_S: Final = 30.0  # a Gateway whose Redis is down answers only after its own retries
 _MAX_READ_BYTES: Final = 16 * 1024 * 1024
+_MAX_TOOLS: Final = 2_000
+"""An agent may say that it has more; nobody hears of those."""
 _GLANCES: Final = 8
 _GLANCE_TIMEOUT_S: Final = 2.0
 
@@ -183,7 +185,7 @@ class GatewayClient:
     async def tools(self, agent_id: str) -> list[ToolInfo]:
         """The tools of an agent; empty also while the agent has only said hello. Raises NotSent, Unavailable."""
         entries = await self._read_list(f"/agents/{quote(agent_id, safe='')}/tools", "tools")
-        return [tool for entry in entries if (tool := ToolInfo.from_wire(entry)) is not None]
+        return [tool for entry in entries[:_MAX_TOOLS] if (tool := ToolInfo.from_wire(entry)) is not None]
 
     def events(
         self, *, agent_id: str | None = None, req_id: str | None = None, silence_timeout_s: float = 45.0

@@ -16,7 +16,7 @@ from daemon.api.shapes import json_response, moment
 from daemon.errors import Invalid, NotFound
 from daemon.store.grants import KeptGrant
 
-Pattern = Annotated[str, Field(min_length=1, max_length=255)]
+Pattern = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^*]*(\*[^*]*){0,4}$")]
 
 
 class GrantPath(AgentPath):
@@ -30,7 +30,7 @@ class NewGrant(Body):
         description="`user:<id>` or `group:<name>`, as tokens name them."
     )
     permission: Literal["use", "approve", "view"]
-    tools: Annotated[list[Pattern], Field(min_length=1, max_length=100)] = Field(
+    tools: Annotated[list[Pattern], Field(min_length=1, max_length=20)] = Field(
         ["*"], description="Patterns over names of tools; `*` stands for any text."
     )
     expires_at: Moment | None = None

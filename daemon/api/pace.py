@@ -14,7 +14,7 @@ from aiohttp import web
 from daemon.auth.caller import Caller
 from daemon.errors import TooMany
 
-MOST = 600
+MOST = 120
 """Changes of one caller in a window."""
 WINDOW_S = 60.0
 CALLERS = 10_000

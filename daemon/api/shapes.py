@@ -26,6 +26,7 @@ class StepTold(NamedTuple):
     call: str
     alone: bool = False
     """Whether its terms want others to agree, and it names nobody."""
+    editable: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -39,7 +40,9 @@ def steps_of(snapshot: str) -> tuple[StepTold, ...]:
         terms = step.get("approval") or {}
         others = terms.get("forbid_self", False) or terms.get("quorum", 1) > 1
         alone = others and not terms.get("approvers")
-        found.append(StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call, alone))
+        found.append(
+            StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call, alone, terms.get("allow_edit", False))
+        )
     return tuple(found)
 
 

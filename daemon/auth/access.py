@@ -223,7 +223,7 @@ def ground_of(
         traits=traits,
         barred=barred,
         held=held,
-        deciders=deciders(agent, tool, now_ms),
+        deciders=deciders(agent, tool, now_ms) if traits.requires_approval else frozenset(),
         schema_hash=schema_hash,
     )
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jwt
 
+from daemon.auth import agent_tokens
 from daemon.auth.caller import Caller, Role
 from daemon.auth.claims import Rules, groups_of, require, roles_of, subject_of
 from daemon.auth.keys import PUBLISHED, Key, Keyring
@@ -65,6 +66,8 @@ class Tokens:
     def _verified(self, token: str) -> _Verdict:
         """The verdict once signature, times and claims were found good. Refusals are not remembered."""
         claims, key = self._claims(token)
+        if claims.get("type") == agent_tokens.TYPE:  # it is an agent's, for the Gateway, and says nothing of a person
+            raise _invalid("it is an agent's, not a person's")
         require(claims, self._rules)
         ends = claims.get("exp")
         caller = Caller(

@@ -55,6 +55,8 @@ class Revision(Struct, frozen=True, kw_only=True, gc=False):
     ended_at: int | None = None
     votes: tuple[Vote, ...] = ()
     edited_by: str | None = None
+    attempts: int = 0
+    """How often the step had been attempted when it was asked."""
 
 
 class Difference(Struct, frozen=True, kw_only=True, gc=False):
@@ -66,6 +68,7 @@ class Difference(Struct, frozen=True, kw_only=True, gc=False):
     after: Any = None
 
 
+UNREADABLE = "unreadable"
 MAX_SCHEMA_BYTES = 65_536
 MOST_DIFFERENCES = 200
 """Told of one edit; both sets of arguments are kept whole anyway."""
@@ -107,8 +110,8 @@ def digest_of(
     return "sha256:" + hashlib.sha256(_canonical(call)).hexdigest()
 
 
-def hash_of_schema(schema: object) -> str | None:
-    """SHA-256 of a tool's input schema, hex, as ``digest_of`` reckons; None of one that nests too deep to be written.
+def hash_of_schema(schema: object) -> str:
+    """SHA-256 of a tool's input schema, hex, as ``digest_of`` reckons; ``UNREADABLE`` if it nests too deep to write.
 
     An agent may say what it likes: over ``MAX_SCHEMA_BYTES`` it is the hash of the JSON text with sorted keys, which
     takes a fiftieth of the time.
@@ -116,7 +119,7 @@ def hash_of_schema(schema: object) -> str | None:
     try:
         text = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
-        return None
+        return UNREADABLE
     return hashlib.sha256(_canonical(schema) if len(text) <= MAX_SCHEMA_BYTES else text).hexdigest()
 
 
@@ -164,6 +167,7 @@ def freeze(
     now: int,
     edited: str | None = None,
     edited_by: str | None = None,
+    attempts: int = 0,
 ) -> Revision:
     """A new revision of the step's call, open from ``now`` on."""
     config, terms = step.tool_config, step.terms
@@ -188,6 +192,7 @@ def freeze(
         opened_at=now,
         expires_at=None if terms.expires_in_ms is None else now + terms.expires_in_ms,
         edited_by=edited_by,
+        attempts=attempts,
     )
 
 

@@ -48,6 +48,7 @@ def approval_card(revision: Revision, run: Run) -> dict[str, Any]:
         "arguments": orjson.Fragment(text) if whole else None,
         "arguments_preview": None if whole else text[:CARD_ARGUMENTS_CHARS],
         "edited_by": revision.edited_by,
+        "attempts": revision.attempts,
         "risk": traits.risk,
         "writes": traits.writes,
         "open_world": traits.open_world,

@@ -101,6 +101,7 @@ def edit(run: Run, command: Command, now: int, facts: Facts) -> Decision:
         now=now,
         edited=command.arguments,
         edited_by=command.issued_by,
+        attempts=asked.revision.attempts,
     )
     edited = StepEdited(
         step_index=run.step_index,

@@ -47,7 +47,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     held: str | None = None
     """A sentence: what is held, by whom and why."""
     deciders: frozenset[Subject] = frozenset()
-    """Who decides where policy requires approval: the agent's owner and whom they let approve this tool."""
+    """Where policy requires approval, who decides: the agent's owner and whom they let approve this tool."""
     schema_hash: str | None = None
     """SHA-256 of the tool's input schema; None while nobody could ask the agent."""
 

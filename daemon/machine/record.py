@@ -252,6 +252,7 @@ def _approval_row(revision: Revision, run: Run) -> ApprovalRow:
         "traits": to_builtins(traits),
         "quorum": step.terms.quorum,
         "forbid_self": step.terms.forbid_self,
+        "attempts": revision.attempts,
     }
     return ApprovalRow(
         revision.step_index,
@@ -296,6 +297,7 @@ def revision_of(row: Sequence[Any]) -> Revision:
         ended_at=one.ended_at,
         votes=tuple(convert(orjson.loads(one.votes), list[Vote])),
         edited_by=one.edited_by,
+        attempts=terms.get("attempts", 0),
     )
 
 

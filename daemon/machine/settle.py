@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from daemon.machine.approval import freeze, outdated, stands
+from daemon.machine.approval import Revision, freeze, needs_digest, outdated, stands
 from daemon.machine.effects import approval_expires_at, run_deadline
 from daemon.machine.events import (
     RELEASE,
@@ -237,16 +237,19 @@ def _ground(run: Run, facts: Facts) -> Ground | None:
 
 
 def _asks(run: Run, ground: Ground, now: int, voids: str | None = None) -> StepPaused:
-    """The pause in which a new revision of the current step's call waits; what somebody edited stays edited."""
+    """The pause in which a new revision of the current step's call waits; what somebody edited stays edited, unless it
+    was for another input schema."""
     old, step = run.approval, run.spec.steps[run.step_index]
+    fits = old is not None and old.schema_hash in (None, ground.schema_hash)
     revision = freeze(
         step,
         step_index=run.step_index,
         number=1 if old is None else old.number + 1,
         ground=ground,
         now=now,
-        edited=old.edited if old is not None else None,
-        edited_by=old.edited_by if old is not None else None,
+        edited=old.edited if old is not None and fits else None,
+        edited_by=old.edited_by if old is not None and fits else None,
+        attempts=run.steps[run.step_index].attempts,
     )
     return StepPaused(step_index=run.step_index, paused_reason="awaiting_approval", revision=revision, voids=voids)
 
@@ -268,12 +271,24 @@ def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
             return (StepPaused(step_index=index, paused_reason="awaiting_approval", revision=revision),)
         if revision is None or revision.state != "approved":
             return (_asks(run, ground, now),)
-        voids = stands(revision, step, ground, run.user_id)
+        voids = _spent(run, revision, ground) or stands(revision, step, ground, run.user_id)
         if voids is not None:
             return (_asks(run, ground, now, voids),)
     if ground.held is not None:
         return (_held(run, ground.held),)
     return None
+
+
+def _spent(run: Run, revision: Revision, ground: Ground) -> str | None:
+    """Why an approval that was more than a bare word is used up: for one call that may have run. Not where the engine
+    repeats a harmless one by itself."""
+    attempt, step = run.attempt, run.spec.steps[run.step_index]
+    strict = needs_digest(step.terms, revision.traits) or ground.traits.requires_approval
+    if not strict or attempt is None or attempt.step_index != run.step_index or attempt.state == "unsent":
+        return None
+    if attempt.retry_at is not None or run.steps[run.step_index].attempts <= revision.attempts:
+        return None
+    return "It was called as approved and did not succeed: another call of it is approved anew."
 
 
 def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:

@@ -25,6 +25,8 @@ from daemon.telemetry import log
 
 AGENTS_KEPT = 50_000
 GROUNDS_KEPT = 100_000
+REREAD = 2_000
+"""Agents that are read anew with each version; the others once a run needs them."""
 
 
 class AuthorityRecords(Protocol):
@@ -89,6 +91,9 @@ class Authority:
         self._woken_for: tuple[Policy, ...] = ()
         """The policies for which those were woken who are asked to approve."""
         self._agents: OrderedDict[str, Agent] = OrderedDict()
+        self._recent: set[str] = set()
+        self._before: set[str] = set()
+        """Agents that were asked about under this version, and under the one before."""
         self._policies: tuple[Policy, ...] = ()
         self._requiring: tuple[Policy, ...] = ()
         """Those of the policies that require approval."""
@@ -141,6 +146,7 @@ class Authority:
         agent = self._agents.get(agent_id)
         if agent is None:
             return None
+        self._recent.add(agent_id)
         if self._learned != self._catalogue.changes or len(self._grounds) > GROUNDS_KEPT:
             self._grounds.clear()
             self._learned = self._catalogue.changes
@@ -203,10 +209,13 @@ class Authority:
             self.confirmed(version, started)
 
     async def _read_anew(self, wanted: Iterable[str]) -> None:
-        known, started = list(self._agents), self._clock.monotonic()
+        started = self._clock.monotonic()
         self._readings += 1
         reading = self._readings
-        said = await self._records.read(sorted({*known, *wanted}))
+        said = await self._records.read(sorted(wanted))
+        if said.version != self._version:
+            known = sorted(self._recent | self._before)[:REREAD]
+            said = await self._records.read(sorted({*known, *wanted}))
         if reading < self._read:  # one that began later was answered first
             return
         self._read = reading
@@ -215,6 +224,7 @@ class Authority:
             self._grounds.clear()
         if moved:  # one that another reading brought meanwhile is of an older version
             self._agents.clear()
+            self._before, self._recent = self._recent, set()
         self._agents.update(said.agents)
         while len(self._agents) > AGENTS_KEPT:
             self._agents.popitem(last=False)

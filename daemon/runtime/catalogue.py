@@ -31,10 +31,10 @@ PATIENCE_S = 2.0
 
 
 class About(NamedTuple):
-    """One tool as its agent tells it; ``schema_hash`` is hex, None of a schema that cannot be written."""
+    """One tool as its agent tells it; ``schema_hash`` as ``approval.hash_of_schema``."""
 
     annotations: Mapping[str, Any]
-    schema_hash: str | None
+    schema_hash: str
 
 
 class Catalogue:

@@ -32,7 +32,9 @@ WITH found AS (
         AND a.approvers = '{{}}' AND NOT a.requires_approval AND r.user_id = $1 {_OLDEST})
     UNION ALL
     (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
-        AND a.requires_approval AND (a.approvers = '{{}}' OR a.approvers && $2::text[])
+        AND a.requires_approval AND (a.approvers = '{{}}' OR a.approvers && $2::text[]) AND a.agent_id IN (
+            SELECT agent_id FROM agent_bindings WHERE owner = $1
+            UNION SELECT agent_id FROM agent_grants WHERE permission = 'approve' AND subject = ANY($2::text[]))
         AND decides_for(a.agent_id, a.tool_name, $2::text[]) {_OLDEST})
 )
 SELECT a.run_id, r.title, r.user_id, r.paused_seq, a.step_index, a.revision, a.digest, a.agent_id, a.tool_name,

@@ -17,7 +17,7 @@ from daemon.errors import Conflict
 from daemon.store.audit import Deed, note
 from daemon.store.pool import Pool, reading
 
-MOST = 1000
+MOST = 100
 """Grants of one agent."""
 
 _COLUMNS = "id, agent_id, subject, permission, tools, expires_at, granted_by, granted_at"

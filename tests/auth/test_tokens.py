@@ -12,6 +12,7 @@ from typing import Any
 import jwt
 import pytest
 
+from daemon.auth.agent_tokens import agent_token
 from daemon.auth.claims import Rules
 from daemon.auth.keys import Keyring, published
 from daemon.auth.tokens import REMEMBERED, Tokens, UnknownKey, bearer, mint
@@ -227,3 +228,10 @@ def test_a_minted_token_is_one_that_the_rules_accept(claim: str) -> None:
 
 def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError("it was verified once more")
+
+
+def test_what_an_agent_shows_the_gateway_says_nothing_of_a_person() -> None:
+    """Though somebody gave both the same secret."""
+    shown = agent_token("laptop", owner="ann", version=1, secret=SECRET, issuer="", issued_at=0, expires_at=2**40)
+    with pytest.raises(Unauthenticated, match="an agent's"):
+        Tokens(Keyring(SECRET), Rules()).authenticate(shown)

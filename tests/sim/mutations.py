@@ -177,7 +177,7 @@ MUTATIONS: dict[str, Case] = {
     "delete letters before commit": Case(
         letters_deleted_first,
         ("no_result_is_lost",),
-        replace(CRASHES, keeps_results=False, crash=0.02, hosts=3, runs=6),
+        replace(CRASHES, keeps_results=False, crash=0.03, hosts=3, runs=8),
     ),
     "remember effects instead of deriving": Case(
         effects_remembered, ("no_result_goes_unasked",), replace(CRASHES, event_lost=0.3)

@@ -85,7 +85,8 @@ def _revision(card: dict[str, Any]) -> Revision:
     """The revision of a card, as it was opened."""
     traits = {name: card[name] for name in ("risk", "writes", "open_world", "idempotent", "requires_approval")}
     edited = orjson.dumps(card["arguments"]).decode() if card["edited_by"] is not None else None
-    names = ("agent_id", "tool_name", "timeout_ms", "schema_hash", "digest", "opened_at", "expires_at", "edited_by")
+    names = ("agent_id", "tool_name", "timeout_ms", "schema_hash", "digest", "opened_at", "expires_at")
+    names += ("edited_by", "attempts")
     return Revision(
         step_index=card["current_step_index"],
         number=card["revision"],
