@@ -147,7 +147,8 @@ async def test_a_live_node_carries_on_what_was_brought(
             run = await live.until(str(run_id), "completed")
             assert {step["status"] for step in run["steps_state"].values()} == {"success"}
             log = await live.log(str(run_id))
-            assert [event["seq"] for event in log] == list(range(1, run["last_seq"] + 1))
+            assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
+            assert len(log) >= run["last_seq"]  # a late log line may have come since
         again = (await live.run(str(amid)))["steps_state"]["s0"]["attempts"]
         assert [attempt["state"] for attempt in again] == ["unknown", "done"]
         native = await live.start({"id": "s0", "name": "S", "tool_config": {"agent_id": "agent-1", "tool_name": "ok"}})
