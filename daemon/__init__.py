@@ -178,8 +178,9 @@ Where this differs from the first design, and why
 * A takeover is counted until the next commit or release (``recoveries``). After two the next one waits, 4 s doubling to
   60 s, by ``wake_at`` of an owned run: what kills its node must not fell the fleet.
 * Whatever Postgres says that is neither a refusal nor understood counts as "away": it is logged and tried again.
-* An approval that took more than a bare word (a digest, a quorum, policy) is good for one call that may have run; another
-  is approved anew. What was surely not sent, and what the engine repeats because it is harmless, goes as approved.
+* An approval that took more than a bare word (a digest, a quorum, policy) is good for one call that may have run;
+  another is approved anew. What was surely not sent, and what the engine repeats because it is harmless, goes as it was
+  approved.
 * Edited arguments are validated in a process of its own (``api/schema_check``): a schema is an agent's word, and a few
   lines of it can keep a validator busy for ever.
 
