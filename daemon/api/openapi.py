@@ -87,7 +87,7 @@ def _operation(route: Route) -> Operation:
     ]
     return Operation(
         operationId=route.name,
-        tags=[route.handler.__module__.rpartition(".")[2]],
+        tags=[route.handler.__module__.rpartition(".")[2].replace("_", " ")],
         summary=summary.replace("``", "`"),
         description=more.strip() or None,
         parameters=[one for one in parameters if not (isinstance(one, Parameter) and one.name == "ticket")] or None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,9 +15,9 @@ from click.testing import CliRunner, Result
 from daemon.cli import main
 from tests.api.harness import AGENT, Stack, stack
 from tests.api.people import introduce
-from tests.cli.command import PATIENCE_S, POLL_S, running
+from tests.cli.command import PATIENCE_S, running
 from tests.cli.v0 import V0, call, spec, waits
-from tests.patience import eventually
+from tests.patience import eventually, wait_until
 
 TABLES = ("workflows", "workflow_runs", "workflow_run_specs", "workflow_run_steps", "workflow_run_attempts")
 TABLES += ("workflow_run_events", "workflow_run_commands")
@@ -200,11 +199,8 @@ def test_a_kill_in_the_middle_leaves_whole_runs_and_a_repeat_brings_the_rest(v0:
     for _ in range(many):
         v0.run(spec("ok", "ok"), [*call(0), *call(1, state=None)], index=1)
     with running("import-v0", "--from", v0.url, "--yes", "--batch", "1", home=home, postgres_url=database) as command:
-        until = time.monotonic() + PATIENCE_S
         with psycopg.connect(database, autocommit=True) as connection:
-            while not (here := _runs(connection)):
-                assert time.monotonic() < until
-                time.sleep(POLL_S)
+            wait_until(lambda: _runs(connection), within_s=PATIENCE_S)
         command.process.kill()
         command.ended()
     with psycopg.connect(database, autocommit=True) as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +14,19 @@ from daemon.machine.commands import CommandId, CommandKind, Mark, RunId
 from tests.sim.authority import AGENT
 from tests.sim.faults import Fate, Plan
 from tests.sim.rows import RunRow
-from tests.sim.universe import Universe
+from tests.sim.universe import Report, Universe
 
 LOOK_S = 0.002
+BEGIN_S = 1.5
+UNREAD = ("not quiet: run 1 is completed and has letters that nobody reads",)
+"""What is found where a run was left alone with its letters."""
+
+
+def play(story: Story, tell: Callable[[Story], None], engine: AbstractContextManager[None]) -> Report:
+    """What becomes of the story that is told once its hosts have begun, by an engine that may be broken on purpose."""
+    story.world.at(BEGIN_S, lambda: tell(story))
+    with engine:
+        return story.universe.play()
 
 
 class Story:

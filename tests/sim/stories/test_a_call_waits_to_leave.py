@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from tests.sim.forgeries import no_second_look
-from tests.sim.stories.script import Story
+from tests.sim.stories.script import Story, play
 
 
 @pytest.mark.parametrize(("engine", "whole"), [(nullcontext(), True), (no_second_look(), False)])
@@ -15,9 +15,7 @@ def test_a_call_waits_to_leave(engine: AbstractContextManager[None], whole: bool
     """Told of the whole engine, and of one that does not ask again before the first byte."""
     story = Story(hosts=1)
     story.universe.chance.dealt = lambda what: "slow" if what == "connect" else "well"
-    story.world.at(1.5, lambda: tell(story))
-    with engine:
-        report = story.universe.play()
+    report = play(story, tell, engine)
     assert [one.split(":")[0] for one in report.statuses] == ["paused" if whole else "completed"]
     expected = "no_call_leaves_against_what_its_host_knows: run 1 step 0 left h1, which knew that quick is denied"
     assert report.violations == (() if whole else (expected,))

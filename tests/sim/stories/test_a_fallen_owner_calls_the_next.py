@@ -11,18 +11,13 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from tests.sim.mutations import nobody_called_after_a_fallen_lease
-from tests.sim.stories.script import Story
+from tests.sim.stories.script import UNREAD, Story, play
 
 
 @pytest.mark.parametrize(("engine", "whole"), [(nullcontext(), True), (nobody_called_after_a_fallen_lease(), False)])
 def test_a_fallen_owner_calls_the_next(engine: AbstractContextManager[None], whole: bool) -> None:
     """Told of the whole engine, and of one that calls nobody when the lease is gone."""
-    story = Story(hosts=2)
-    story.world.at(1.5, lambda: tell(story))
-    with engine:
-        report = story.universe.play()
-    expected = () if whole else ("not quiet: run 1 is completed and has letters that nobody reads",)
-    assert report.violations == expected
+    assert play(Story(hosts=2), tell, engine).violations == (() if whole else UNREAD)
 
 
 def tell(story: Story) -> None:

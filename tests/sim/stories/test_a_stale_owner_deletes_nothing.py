@@ -11,16 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from tests.sim.mutations import letters_deleted_unasked
-from tests.sim.stories.script import Story
+from tests.sim.stories.script import Story, play
 
 
 @pytest.mark.parametrize(("engine", "status"), [(nullcontext(), "completed"), (letters_deleted_unasked(), "paused")])
 def test_a_stale_owner_deletes_nothing(engine: AbstractContextManager[None], status: str) -> None:
     """Told of the whole engine, and of one that does not ask Postgres before it deletes."""
     story = Story(hosts=2, keeps_results=False)
-    story.world.at(1.5, lambda: tell(story))
-    with engine:
-        report = story.universe.play()
+    report = play(story, tell, engine)
     assert [one.split(":")[0] for one in report.statuses] == [status]
     assert bool(report.violations) == (status == "paused"), report.violations
 

@@ -13,16 +13,14 @@ import pytest
 
 from tests.sim.authority import AGENT, USER
 from tests.sim.forgeries import decided_unfenced
-from tests.sim.stories.script import Story
+from tests.sim.stories.script import Story, play
 
 
 @pytest.mark.parametrize(("engine", "whole"), [(nullcontext(), True), (decided_unfenced(), False)])
 def test_old_rules_decide_nothing(engine: AbstractContextManager[None], whole: bool) -> None:
     """Told of the whole engine, and of one that fences calls alone."""
     story = Story(hosts=1)
-    story.world.at(1.5, lambda: tell(story))
-    with engine:
-        report = story.universe.play()
+    report = play(story, tell, engine)
     (row,) = story.servers.store.runs.values()
     assert row.head.status == ("paused" if whole else "completed")
     assert [verdict.code for one in row.commands for verdict, _ in one.verdicts] == [

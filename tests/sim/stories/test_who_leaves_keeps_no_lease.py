@@ -12,18 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from tests.sim.mutations import leases_in_doubt_kept
-from tests.sim.stories.script import Story
+from tests.sim.stories.script import UNREAD, Story, play
 
 
 @pytest.mark.parametrize(("engine", "whole"), [(nullcontext(), True), (leases_in_doubt_kept(), False)])
 def test_who_leaves_keeps_no_lease(engine: AbstractContextManager[None], whole: bool) -> None:
     """Told of the whole engine, and of one that forgets leases in doubt when it leaves."""
-    story = Story(hosts=2)
-    story.world.at(1.5, lambda: tell(story))
-    with engine:
-        report = story.universe.play()
-    expected = () if whole else ("not quiet: run 1 is completed and has letters that nobody reads",)
-    assert report.violations == expected
+    assert play(Story(hosts=2), tell, engine).violations == (() if whole else UNREAD)
 
 
 def tell(story: Story) -> None:
