@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
-from daemon import telemetry
 from daemon.dev.embedded import EmbeddedValkey
 from daemon.fabric.client import open_client
 from daemon.fabric.keys import Keys
@@ -34,14 +33,6 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
 async def live(database: str, own_valkey: EmbeddedValkey, redis_prefix: str) -> AsyncIterator[Stack]:
     async with stack(database, own_valkey.url, redis_prefix, verdict_wait_s=0.2) as opened:
         yield opened
-
-
-def inquiries() -> float:
-    """Answers of Gateways to the question what became of a call."""
-    return telemetry.registry.get_sample_value("runwarden_gateway_calls_total", INQUIRED) or 0.0
-
-
-INQUIRED = {"verb": "inquire", "outcome": "answered", "gateway": ""}
 
 
 class Work:
@@ -113,15 +104,16 @@ async def test_flushes_of_keys_and_scripts_in_the_midst_of_everything(
 async def test_a_restart_without_persistence_while_results_come_in(
     work: Work, live: Stack, own_valkey: EmbeddedValkey
 ) -> None:
-    """The RESULTs are published while nobody can keep them: their runs ask the Gateway what became of the calls."""
+    """The RESULTs are published while no inbox can take them: they go from the ear to the run, or are asked for.
+
+    Which of the two depends on how soon Redis is back (``tests/runtime/test_redis_loss`` shows each by itself).
+    """
     await asyncio.to_thread(own_valkey.stop)
     accepted = await work.approve()
-    asked = inquiries()
     live.tools.release.set()
     await eventually(lambda: not live.tools.running)
     await asyncio.to_thread(own_valkey.start)
     await work.end(accepted)
-    assert inquiries() >= asked + 1
 
 
 async def test_an_outage_of_thirty_seconds(work: Work, live: Stack, own_valkey: EmbeddedValkey) -> None:
