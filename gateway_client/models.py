@@ -1,7 +1,7 @@
 """What travels between the Gateway and its clients, as values.
 
-`Invocation` and `Envelope` are not frozen, though nobody changes one: each step makes four, and setting the fields of a
-frozen dataclass costs more than all the rest (reading an envelope takes 3.4 instead of 4.8 µs).
+`Invocation` is not frozen, though nobody changes one: setting the fields of a frozen dataclass costs more than all the
+rest, and each step makes one.
 
 Anyone may import it. Parsing is tolerant, because events come from other people's machines: what is missing or of the
 wrong type becomes empty, and nothing here raises for bad input. It never converts values inside payloads: big integers
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import orjson
+from msgspec import Struct
 
 _HINTS: Final = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 
@@ -84,20 +85,22 @@ class ToolInfo:
         )
 
 
-@dataclass(slots=True, kw_only=True)
-class Envelope:
-    """One event of the Gateway. `ts` is unix seconds, 0 when absent; absent texts are empty."""
+class Envelope(Struct, kw_only=True, eq=False, gc=False):
+    """One event of the Gateway. `ts` is unix seconds, 0 when absent; absent texts are empty.
+
+    A struct, because each step reads three: as a dataclass it took 2.1 instead of 1.5 µs.
+    """
 
     type: str
     agent_id: str
     req_id: str
     ts: int
     payload: dict[str, Any]
-    raw: bytes = field(default=b"", compare=False, repr=False)
+    raw: bytes = b""
     """The JSON text as it came, for whoever passes the event on without reading it."""
 
     @classmethod
-    def parse(cls, raw: bytes | str) -> Self | None:
+    def parse(cls, raw: bytes | str) -> "Envelope | None":
         """None when this is no envelope: not JSON, not an object, `v` not a positive integer, no `type`."""
         told = _load(raw)
         if not isinstance(told, dict):
@@ -114,6 +117,13 @@ class Envelope:
             payload=payload if isinstance(payload, dict) else {},
             raw=raw if isinstance(raw, bytes) else raw.encode(errors="replace"),
         )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, however it was written."""
+        told = ("type", "agent_id", "req_id", "ts", "payload")
+        return isinstance(other, Envelope) and all(getattr(self, name) == getattr(other, name) for name in told)
+
+    __hash__ = None  # type: ignore[assignment]  # they can be changed
 
 
 def _load(raw: bytes | str) -> object:

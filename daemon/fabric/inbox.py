@@ -14,7 +14,7 @@ from daemon import telemetry
 from daemon.fabric.client import Client, script, speaking
 from daemon.fabric.keys import Keys
 from daemon.fabric.line import Command
-from daemon.machine.commands import Entry, Letter, Mark, RunId, Urgency
+from daemon.machine.commands import Entry, Mark, RunId, Urgency
 from daemon.machine.record import Told
 
 DOORBELL_TTL_S = 3600
@@ -34,8 +34,6 @@ class Post(NamedTuple):
     urgency: Urgency
     letter: bytes = b""
     mark: Mark = NO_MARK
-    read: Letter | None = None
-    """The letter, as far as who heard it has read it. It stays on this node: an inbox keeps the envelope."""
 
 
 class Inbox:

@@ -56,6 +56,7 @@ from daemon.machine.state import (
     StepState,
     StepStatus,
     check_move,
+    utf8_size,
 )
 
 Happened: TypeAlias = tuple[Event, Run]
@@ -79,8 +80,7 @@ def _apply(run: Run, event: Event, at: int) -> Run:
     match event:  # what each step has comes first
         case LogAppended():
             attempt = _known(run, event.req_id)
-            data = event.data
-            size = attempt.log_bytes + (len(data) if data.isascii() else len(data.encode()))
+            size = attempt.log_bytes + utf8_size(event.data)
             return _with_attempt(run, event.req_id, replace(attempt, log_bytes=size, mark=event.mark or attempt.mark))
         case AttemptRunning() | AttemptEnded() | AttemptSent() | AttemptUnsent() | AttemptCanceling():
             return _with_attempt(run, event.req_id, _moved(_known(run, event.req_id), event, at))

@@ -30,7 +30,7 @@ from daemon.machine.events import (
 )
 from daemon.machine.evolve import Happened, carry
 from daemon.machine.settle import GATEWAY_UNAVAILABLE, retry_time
-from daemon.machine.state import LOG_LIMIT_BYTES, WITH_THE_RUN, Attempt, Limits, Run
+from daemon.machine.state import LOG_LIMIT_BYTES, WITH_THE_RUN, Attempt, Limits, Run, utf8_size
 
 LOG_EVENT_BYTES = 2048
 """Most bytes of one ``tool.log``."""
@@ -51,13 +51,15 @@ def hear(run: Run, letters: Sequence[Letter], now: int, limits: Limits) -> tuple
     happened: list[Happened] = []
     if not letters:
         return run, happened, 0
-    strangers = 0
-    for letter in letters:
-        if run.find(letter.req_id) is None:
-            strangers += 1
+    strangers = _strangers(run, letters)
     run = carry(run, _signs_of_life(run, letters), now, happened)
     run = carry(run, _logs(run, letters), now, happened)
     return _verdicts(run, letters, now, limits, happened), happened, strangers
+
+
+def _strangers(run: Run, letters: Iterable[Letter]) -> int:
+    known = run.attempt.req_id if run.attempt is not None else None
+    return sum(1 for letter in letters if letter.req_id != known and run.find(letter.req_id) is None)
 
 
 def _signs_of_life(run: Run, letters: Iterable[Letter]) -> Iterator[Event]:
@@ -106,12 +108,12 @@ def _repeated(mark: Mark | None, last: Mark | None) -> bool:
 
 
 def _log_events(req_id: ReqId, channel: str, chunks: Sequence[Chunk], room: dict[ReqId, int]) -> Iterator[Event]:
-    data = "".join(chunk.data for chunk in chunks)
+    data = chunks[0].data if len(chunks) == 1 else "".join([chunk.data for chunk in chunks])
     kept = cut_utf8(data, max(0, room[req_id]))
-    room[req_id] -= len(kept.encode())
+    room[req_id] -= utf8_size(kept)
     overflow = data[len(kept) :]
-    dropped_bytes = sum(chunk.dropped_bytes for chunk in chunks) + len(overflow.encode())
-    dropped_lines = sum(chunk.dropped_lines for chunk in chunks) + overflow.count("\n")
+    dropped_bytes = sum([chunk.dropped_bytes for chunk in chunks]) + utf8_size(overflow)
+    dropped_lines = sum([chunk.dropped_lines for chunk in chunks]) + overflow.count("\n")
     mark = chunks[-1].mark
     while True:
         piece = cut_utf8(kept[:LOG_EVENT_BYTES], LOG_EVENT_BYTES)
@@ -131,8 +133,7 @@ def _log_events(req_id: ReqId, channel: str, chunks: Sequence[Chunk], room: dict
 
 def cut_utf8(text: str, size: int) -> str:
     """The longest beginning of ``text`` that takes at most ``size`` bytes as UTF-8."""
-    raw = text.encode()
-    return text if len(raw) <= size else raw[:size].decode(errors="ignore")
+    return text if utf8_size(text) <= size else text.encode()[:size].decode(errors="ignore")
 
 
 def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits, happened: list[Happened]) -> Run:

@@ -34,13 +34,15 @@ from daemon.machine.state import Attempt, Run, name_of
 from daemon.machine.wire import error, frames_of, iso, payload
 
 LOG_PREVIEW_CHARS = 8000
-GROUNDED = (AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited)
+GROUNDED = frozenset({AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited})
 """What may happen only by the grants, policies and holds that stand at its commit: calls, and what people decide."""
 
 
-def _barred(event: Event) -> bool:
-    """That a call may not be made must be so when it is said: whoever was granted it just now would resume in vain."""
-    return isinstance(event, StepPaused) and event.paused_reason == "agent_unauthorized"
+def _is_grounded(event: Event) -> bool:
+    """Also that a call may not be made must be so when it is said: who was granted it just now would resume in vain."""
+    if isinstance(event, StepPaused):
+        return event.paused_reason == "agent_unauthorized"
+    return type(event) in GROUNDED
 
 
 class EventRow(NamedTuple):
@@ -66,7 +68,7 @@ class StepRow(NamedTuple):
     note: str | None
 
 
-class AttemptRow(NamedTuple):
+class AttemptRow(Struct, frozen=True, gc=False):
     """Nones in the last four mean "as it was" (a JSON null clears); ``log_tail`` is appended to what stands."""
 
     attempt: Attempt
@@ -202,7 +204,7 @@ def record(
     touched: dict[ReqId, _Touched] = {}
     grounded = False
     for event, run in happened:
-        grounded = grounded or isinstance(event, GROUNDED) or _barred(event)
+        grounded = grounded or _is_grounded(event)
         told = orjson.dumps(payload(event, run, at)).decode()
         rows.append(EventRow(run.id, run.last_seq, event.type, told, at))
         req_id: ReqId | None = getattr(event, "req_id", None)

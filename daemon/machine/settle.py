@@ -44,7 +44,7 @@ def settle(run: Run, now: int, facts: Facts) -> tuple[Run, list[Happened]]:
     if run.started_at is None:
         return run, happened
     for _ in range(8 * len(run.steps) + 16):
-        for rule in IN_FLIGHT if run.in_flight else AT_REST:
+        for rule in _rules(run):
             following = rule(run, now, facts)
             if following:
                 run = carry(run, following, now, happened)
@@ -141,7 +141,7 @@ def _harmless(run: Run, attempt: Attempt, facts: Facts) -> Harmless | None:
 
 def _unknown_is_repeated(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt, state = run.attempt, run.step_state
-    if run.status != "running" or state is None or state.status != "running" or attempt is None:
+    if state is None or state.status != "running" or attempt is None:
         return ()
     if attempt.state != "unknown" or attempt.step_index != run.step_index or state.attempts >= MAX_ATTEMPTS:
         return ()
@@ -163,7 +163,7 @@ def _repeats(run: Run) -> int:
 
 def _step_has_its_verdict(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt, state = run.attempt, run.step_state
-    if run.status != "running" or state is None or state.status != "running":
+    if state is None or state.status != "running":
         return ()
     if attempt is None or attempt.step_index != run.step_index or attempt.ended_at is None:
         return ()
@@ -173,14 +173,14 @@ def _step_has_its_verdict(run: Run, now: int, facts: Facts) -> Sequence[Event]:
 
 
 def _failure_pauses(run: Run, now: int, facts: Facts) -> Sequence[Event]:
-    if run.status != "running" or run.step_state is None or run.step_state.status != "failed":
+    if run.step_state is None or run.step_state.status != "failed":
         return ()
     unknown = run.attempt is not None and run.attempt.state == "unknown"
     return (StepPaused(step_index=run.step_index, paused_reason="outcome_unknown" if unknown else "step_failed"),)
 
 
 def _all_is_done(run: Run, now: int, facts: Facts) -> Sequence[Event]:
-    return (RunCompleted(),) if run.status == "running" and run.step is None else ()
+    return (RunCompleted(),) if run.step is None else ()
 
 
 def _approval_expires(run: Run, now: int, facts: Facts) -> Sequence[Event]:
@@ -293,7 +293,7 @@ def _spent(run: Run, revision: Revision, ground: Ground) -> str | None:
 
 def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     attempt = run.attempt
-    if run.status != "running" or attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
+    if attempt is None or attempt.state != "unsent" or attempt.ended_at is not None:
         return ()
     if attempt.retry_at is None or now < attempt.retry_at:
         return ()
@@ -349,18 +349,31 @@ def _nobody_listens(attempt: Attempt, now: int, limits: Limits) -> AttemptUnsent
 IN_FLIGHT: tuple[Rule, ...] = (_run_time_is_up, _grace_is_over, _time_is_up, _next_step)
 """Asked while a tool may be running. ``_next_step`` would then be a defect: it is asked so that it is noticed."""
 
-AT_REST: tuple[Rule, ...] = (
+RUNNING: tuple[Rule, ...] = (
     _run_time_is_up,
     _unsent_for_good,
     _unknown_is_repeated,
     _step_has_its_verdict,
     _failure_pauses,
     _all_is_done,
+    _unsent_again,
+    _next_step,
+)
+"""Asked of a run that goes on, while no tool runs."""
+
+STANDING: tuple[Rule, ...] = (
+    _run_time_is_up,
+    _unsent_for_good,
     _approval_expires,
     _approval_is_frozen,
     _approval_is_outdated,
     _hold_has_changed,
-    _unsent_again,
-    _next_step,
 )
-"""Asked otherwise. Two tables, because each step asks all rules three times over, and most can speak in one only."""
+"""Asked of a run that waits for somebody, or is over."""
+
+
+def _rules(run: Run) -> tuple[Rule, ...]:
+    """Those that can speak: each step asks all of them three times over."""
+    if run.in_flight:
+        return IN_FLIGHT
+    return RUNNING if run.status == "running" else STANDING

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal
 
 from daemon import telemetry
@@ -71,6 +72,10 @@ class Actor:
     """Letters that this node heard itself; see ``strays``."""
     unread: bool = True
     """Whether its inbox in Redis may hold letters."""
+    look_at: float = inf
+    """When (monotonic s) to look at it though nobody rings."""
+    alarm_at: float = inf
+    """When (monotonic s) its alarm rings, not later than that; see ``residents``."""
     open_effects: int = 0
     """Effects under way; while any is open the run is not let go."""
     doubted: bool = False

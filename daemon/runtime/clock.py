@@ -20,10 +20,13 @@ class Clock:
 
     def now(self) -> int:
         """Epoch ms of Postgres time. Raises RuntimeError before the first observation: no run is claimed by then."""
-        if self._offset_ms is None:
-            raise RuntimeError("no time from Postgres yet")
-        return int(self.monotonic() * 1000 + self._offset_ms)
+        return int(self.monotonic() * 1000 + self._known())
 
     def at(self, when_ms: int) -> float:
-        """The monotonic moment (s) of a Postgres time (epoch ms)."""
-        return self.monotonic() + (when_ms - self.now()) / 1000
+        """The monotonic moment (s) at which ``now`` has come to a Postgres time (epoch ms)."""
+        return (when_ms + 1 - self._known()) / 1000
+
+    def _known(self) -> float:
+        if self._offset_ms is None:
+            raise RuntimeError("no time from Postgres yet")
+        return self._offset_ms

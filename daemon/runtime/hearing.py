@@ -18,7 +18,7 @@ from typing import Any
 
 from daemon.config import Settings
 from daemon.fabric.client import Client
-from daemon.fabric.inbox import Inbox, Post
+from daemon.fabric.inbox import Inbox
 from daemon.fabric.keys import Keys
 from daemon.fabric.role import Beacon, Role
 from daemon.machine.commands import Urgency
@@ -82,16 +82,13 @@ def open_ears(
     """An ear for each Gateway, and one for their Redis; none of them listens yet."""
     ttl_s = settings.runtime.lease_ttl_s
 
-    def hand(post: Post) -> bool:
-        return residents.hand(post.run_id, post.urgency, post.letter, post.mark, post.read)
-
     def ear(name: str, source: Source, takes: Mapping[str, Urgency]) -> Ingest:
         return Ingest(
             gateway=name,
             source=source,
             takes=takes,
             inbox=inbox,
-            hand=hand,
+            hand=residents.hand,
             ring=residents.ring,
             holder=Role(redis, keys, f"ingest:{name}", node=node, ttl_s=ttl_s),
             standby=Role(redis, keys, f"ingest-standby:{name}", node=node, ttl_s=ttl_s),

@@ -35,6 +35,8 @@ STRETCH_S = 0.01
 RETRY_S = 0.25
 LEAST_PAUSE_S = 0.05
 """Between two looks whether a run may leave."""
+NEAR_MS = 2000
+"""A run whose deadline is nearer than this stays."""
 FAILURES_BEFORE_PARK = 3
 
 
@@ -374,25 +376,21 @@ class Host:
             self._sender.send_owed(actor)
         if not actor.run.in_flight and self._authority.lacks(actor.run):
             actor.rung = actor.rung or "h"  # what was not known may be all that it waits for
-        if self._may_leave(actor):
+        moment, now = self._clock.monotonic(), self._clock.now()
+        when = actor.deadline(now)
+        if self._may_leave(actor, moment) and (when is None or when - now > NEAR_MS):
             self._ownership.let_go(actor)
             return
-        pause_s = max(self._linger_s / 2, LEAST_PAUSE_S)
-        at = max(actor.quiet_since + self._linger_s, self._clock.monotonic() + pause_s)
-        when = actor.deadline(self._clock.now())
-        # One alarm, the nearer one: a far deadline set at every turn of a run that talks would pile up until it comes.
+        at = max(actor.quiet_since + self._linger_s, moment + max(self._linger_s / 2, LEAST_PAUSE_S))
         self._residents.alarm(actor, at if when is None else min(at, self._clock.at(when)))
         self._residents.free(actor)
 
-    def _may_leave(self, actor: Actor) -> bool:
-        """Whether the run only waits: nothing rung, nothing open, quiet for a while, no deadline near."""
+    def _may_leave(self, actor: Actor, moment: float) -> bool:
+        """Whether the run only waits, at ``moment`` (monotonic s): nothing rung, nothing open, quiet for a while."""
         if actor.rung is not None or actor.local or actor.mail or actor.open_effects:
             return False
         if actor.doubted or not self._sender.intending:
             return False
         # Before any call no letter can come: only a person can move a run that waits, so it does not linger.
         uncalled = actor.run.paused_reason == "awaiting_approval" and actor.run.attempt is None
-        if not uncalled and self._clock.monotonic() - actor.quiet_since < self._linger_s:
-            return False
-        when = actor.deadline(self._clock.now())
-        return when is None or when - self._clock.now() > 2000
+        return uncalled or moment - actor.quiet_since >= self._linger_s

@@ -19,7 +19,7 @@ from daemon import telemetry
 from daemon.errors import FabricUnavailable
 from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.role import Beacon, Role
-from daemon.machine.commands import Letter, Mark, RunId, Urgency
+from daemon.machine.commands import IN_MEMORY, Entry, Letter, Mark, RunId, Urgency
 from daemon.machine.state import run_of
 from daemon.machine.wire import letter_of
 from daemon.runtime.memory import Memory
@@ -53,7 +53,7 @@ class Ingest:
         source: Source,
         takes: Mapping[str, Urgency],
         inbox: Inbox,
-        hand: Callable[[Post], bool],
+        hand: Callable[[RunId, Urgency, Entry], bool],
         ring: Callable[[RunId, Urgency], object],
         holder: Role,
         standby: Role,
@@ -242,8 +242,20 @@ class Ingest:
         A run may have moved in here meanwhile: it shall read its inbox before it hears what comes next, or the lines
         of a log would be out of order.
         """
-        posts = [post for envelope in envelopes if (post := self._post(envelope)) is not None]
-        others = [post for post in posts if not self._hand(post)]
+        others: list[Post] = []
+        for envelope in envelopes:
+            urgency = self._takes.get(envelope.type)
+            if urgency is None:
+                continue
+            run_id = run_of(envelope.req_id)
+            if run_id is None:
+                telemetry.ingest_dropped.inc()
+                continue
+            if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
+                urgency = "h"
+            entry = self._entry(envelope)
+            if not self._hand(run_id, urgency, entry):
+                others.append(Post(run_id, urgency, entry.raw, entry.mark))
         while others:
             try:
                 await self._inbox.append(others)
@@ -255,16 +267,8 @@ class Ingest:
         for post in others:
             self._ring(post.run_id, post.urgency)
 
-    def _post(self, envelope: Envelope) -> Post | None:
-        urgency = self._takes.get(envelope.type)
-        if urgency is None:
-            return None
-        run_id = run_of(envelope.req_id)
-        if run_id is None:
-            telemetry.ingest_dropped.inc()
-            return None
-        if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
-            urgency = "h"
+    def _entry(self, envelope: Envelope) -> Entry:
+        """The letter as its run will have it, read already."""
         self._number += 1
         mark = Mark(self._term, self._number)
         letter: Letter | None = None
@@ -272,7 +276,7 @@ class Ingest:
             letter = letter_of(envelope.type, envelope.req_id, envelope.payload, envelope.raw, mark)
         except Exception as fault:  # noqa: BLE001 - its run will read it again, fail likewise and set it aside
             log.warning("a letter cannot be read", req_id=envelope.req_id, fault=str(fault))
-        return Post(run_id, urgency, envelope.raw, mark, letter)
+        return Entry(IN_MEMORY, envelope.raw, mark, letter)
 
     def _set_open(self, is_open: bool) -> None:
         self._open = is_open

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from math import inf
 
 from daemon import telemetry
-from daemon.machine.commands import IN_MEMORY, Entry, Letter, Mark, RunId, Urgency
+from daemon.machine.commands import Entry, RunId, Urgency
 from daemon.runtime.actor import Actor
 from daemon.runtime.strays import Strays, in_memory
-
-_RANK: dict[Urgency | None, int] = {None: 0, "s": 1, "h": 2, "c": 3}
 
 
 class Residents:
@@ -28,7 +26,6 @@ class Residents:
         self._actors: dict[RunId, Actor] = {}
         self._rung: dict[RunId, None] = {}
         self._alarms: list[tuple[float, RunId]] = []
-        self._due: dict[RunId, float] = {}
         self._bell = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -56,7 +53,6 @@ class Residents:
         if self._actors.get(actor.id) is actor:
             del self._actors[actor.id]
             self._rung.pop(actor.id, None)
-            self._due.pop(actor.id, None)
             telemetry.resident_runs.set(len(self._actors))
         mail, actor.mail = actor.mail, []
         self.strays.add(actor.id, mail)
@@ -76,7 +72,7 @@ class Residents:
         self.keep(actor, letters)
         self.remove(actor)
 
-    def hand(self, run_id: RunId, urgency: Urgency, raw: bytes, mark: Mark, letter: Letter | None = None) -> bool:
+    def hand(self, run_id: RunId, urgency: Urgency, entry: Entry) -> bool:
         """Give a letter to a run that lives here; False when it does not. Past the bound what may wait is dropped."""
         actor = self._actors.get(run_id)
         if actor is None:
@@ -84,7 +80,7 @@ class Residents:
         if urgency == "s" and len(actor.mail) >= self._bound:
             telemetry.chunks_dropped.inc()
             return True
-        actor.mail.append(Entry(IN_MEMORY, raw, mark, letter))
+        actor.mail.append(entry)
         self._ring(actor, urgency)
         return True
 
@@ -103,12 +99,14 @@ class Residents:
             self._ring(actor, urgency)
 
     def _ring(self, actor: Actor, urgency: Urgency) -> None:
-        if _RANK[urgency] > _RANK[actor.rung]:
-            actor.rung = urgency
         if urgency == "s":
-            self.alarm(actor, self._monotonic() + self._hold_s)
-        else:
-            self._wake(actor)
+            if actor.rung is None:  # else it has its alarm, or will be looked at before
+                actor.rung = "s"
+                self.alarm(actor, self._monotonic() + self._hold_s)
+            return
+        if actor.rung != "c":
+            actor.rung = urgency
+        self._wake(actor)
 
     def free(self, actor: Actor) -> None:
         """The turn is over; if somebody rang meanwhile, the next one begins."""
@@ -120,13 +118,14 @@ class Residents:
                 self._wake(actor)
 
     def alarm(self, actor: Actor, at: float) -> None:
-        """Look at the run at ``at`` (monotonic s) at the latest."""
-        due = self._due.get(actor.id)
-        if due is None or at < due:
-            self._due[actor.id] = at
-            heapq.heappush(self._alarms, (at, actor.id))
-            if at < self._timer_at:
-                self._bell.set()
+        """Look at the run at ``at`` (monotonic s) at the latest.
+
+        Each turn sets the alarm of its run anew, mostly to a later moment. So an alarm that was set stays, and is set
+        again when it comes too early: one a run, and few are ever moved.
+        """
+        actor.look_at = min(at, actor.look_at)
+        if at < actor.alarm_at:
+            self._set_alarm(actor, at)
 
     async def wait(self) -> None:
         """Until some run may be looked at."""
@@ -148,7 +147,7 @@ class Residents:
             actor = self._actors.get(run_id)
             if actor is not None and not actor.busy:
                 actor.busy = True
-                self._due.pop(run_id, None)
+                actor.look_at = inf
                 taken.append(actor)
         return taken
 
@@ -161,6 +160,12 @@ class Residents:
     def _wake(self, actor: Actor) -> None:
         if not actor.busy:
             self._rung[actor.id] = None
+            self._bell.set()
+
+    def _set_alarm(self, actor: Actor, at: float) -> None:
+        actor.alarm_at = at
+        heapq.heappush(self._alarms, (at, actor.id))
+        if at < self._timer_at:
             self._bell.set()
 
     def _set_timer(self) -> None:
@@ -181,9 +186,13 @@ class Residents:
         now = self._monotonic()
         while self._alarms and self._alarms[0][0] <= now:
             at, run_id = heapq.heappop(self._alarms)
-            if self._due.get(run_id) == at:
-                del self._due[run_id]
-                actor = self._actors.get(run_id)
-                if actor is not None:
-                    actor.unread = True  # a bell may have been lost
-                    self._wake(actor)
+            actor = self._actors.get(run_id)
+            if actor is None or actor.alarm_at != at:  # another was set for an earlier moment
+                continue
+            actor.alarm_at = inf
+            if actor.look_at <= now:
+                actor.look_at = inf
+                actor.unread = True  # a bell may have been lost
+                self._wake(actor)
+            elif actor.look_at < inf:
+                self._set_alarm(actor, actor.look_at)
