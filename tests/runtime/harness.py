@@ -7,6 +7,7 @@ crashed. What really ran is in the Gateway's ledger. Nothing of ours is replaced
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -166,6 +167,10 @@ class Rig:
         if hears:
             await eventually(lambda: runner.hears, what=f"{name} hearing the Gateway")
         return node
+
+    async def bind(self) -> None:
+        """Give the agent to the user now; else their first run does, and who holds it looks at it once more for that."""
+        await self.pool.execute("SELECT tests_free_agents($1, $2)", USER, json.dumps({"steps": [step("any")]}))
 
     async def create(self, *steps: Json, ring: bool = True) -> RunId:
         """A run of these steps, as the API creates it; without ``ring`` the bell is lost."""
