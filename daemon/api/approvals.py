@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -13,9 +13,10 @@ from pydantic import ConfigDict, Field
 
 from daemon.api.bulk import add_verdicts
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
-from daemon.api.decisions import Digest, Text, command_url
+from daemon.api.decisions import Digest, Text, attempted, command_url
 from daemon.api.intake import Body, Id
 from daemon.api.pages import PageQuery, page
+from daemon.api.refusals import note_refused
 from daemon.api.repeats import Repeatable, once
 from daemon.api.shapes import json_response, terms_shape, vote_shape
 from daemon.auth.caller import Origin
@@ -31,6 +32,16 @@ from daemon.store.workflows import Place
 
 MOST = 100
 """Decisions of one request."""
+
+
+class Refusal(NamedTuple):
+    """Why an item never becomes a command."""
+
+    code: str
+    message: str
+
+
+UNSEEN = Refusal("not_found", "You see no run with this id.")
 
 
 class Word(Body):
@@ -67,42 +78,66 @@ async def decide(request: web.Request, headers: Repeatable, body: Batch) -> web.
     seen = await context.runs.seen([word.run_id for word in body.items], by=request[CALLER])
     heads: dict[UUID, RunHead] = {head.id: head for head in seen}
     items: list[dict[str, Any]] = []
-    commands: list[NewCommand] = []
+    commands: dict[UUID, NewCommand] = {}
     for word in body.items:
-        item, command = _said(word, heads.pop(word.run_id, None), request[ORIGIN])
+        head = heads.get(word.run_id)
+        item: dict[str, Any] = {"run_id": str(word.run_id), "outcome": "refused", **UNSEEN._asdict()}
+        if head is not None:
+            item |= {"status": head.status, "paused_reason": head.paused_reason}
+            refusal = _refusal(head, twice=head.id in commands)
+            if refusal is None:
+                commands[head.id] = command = _command(word, head, request[ORIGIN])
+                url = command_url(head.id, command.id)
+                item |= {"outcome": "undecided", "code": None, "message": None, "command": url}
+            else:
+                item |= refusal._asdict()
         items.append(item)
-        commands += [command] if command is not None else []
     answer: dict[str, Any] = {"items": items}
     try:
-        await context.commands.add(*commands, once=once(request, headers, body, answer))
+        await context.commands.add(*commands.values(), once=once(request, headers, body, answer))
     except Repeated as first:
         answer = first.made
     else:
-        context.bell.ring(*(command.run_id for command in commands))
+        context.bell.ring(*(command.run_id for command in commands.values()))
+        await _note_refused(request, body, items)
     await add_verdicts(context, answer["items"])
     return json_response(answer)
 
 
-def _said(word: Word, head: RunHead | None, origin: Origin) -> tuple[dict[str, Any], NewCommand | None]:
-    """The item before its verdict, and the command, if the word is about a pause at all."""
-    item: dict[str, Any] = {"run_id": str(word.run_id), "outcome": "refused", "code": None, "message": None}
-    if head is None:
-        missing = "You see no run with this id, or it stands in this batch already."
-        return item | {"code": "not_found", "message": missing}, None
-    item |= {"status": head.status, "paused_reason": head.paused_reason}
+def _refusal(head: RunHead, *, twice: bool) -> Refusal | None:
+    if twice:
+        return Refusal("named_twice", "The run stands in this batch already: that word is the one that counts.")
     if head.status != "paused":
-        return item | {"code": "not_paused", "message": f"The run is {head.status}, not paused."}, None
-    said = {"step_id": word.step_id, "digest": word.digest}
-    said["comment" if word.decision == "approve" else "reason"] = word.comment
-    command = NewCommand(
+        return Refusal("not_paused", f"The run is {head.status}, not paused.")
+    return None
+
+
+def _command(word: Word, head: RunHead, origin: Origin) -> NewCommand:
+    return NewCommand(
         id=CommandId(uuid7.uuid7()),
         run_id=head.id,
         kind=word.decision,
-        payload={name: value for name, value in said.items() if value is not None},
+        payload=_payload(word),
         seen_seq=head.paused_seq,
         origin=origin,
     )
-    return item | {"outcome": "undecided", "command": command_url(head.id, command.id)}, command
+
+
+def _payload(word: Word) -> dict[str, Any]:
+    said = {"step_id": word.step_id, "digest": word.digest}
+    said["comment" if word.decision == "approve" else "reason"] = word.comment
+    return {name: value for name, value in said.items() if value is not None}
+
+
+async def _note_refused(request: web.Request, body: Batch, items: list[dict[str, Any]]) -> None:
+    """What was refused here is a line each, as if it had been said alone; what became a command is the journal's.
+
+    What the caller does not see is no line, as everywhere.
+    """
+    for word, item in zip(body.items, items, strict=True):
+        if item["outcome"] == "refused" and item["code"] != UNSEEN.code:
+            deed = attempted(word.decision, word.run_id, _payload(word))
+            await note_refused(request, deed, code=item["code"], message=item["message"])
 
 
 def _shape(one: Request) -> dict[str, Any]:

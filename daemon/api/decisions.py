@@ -8,7 +8,7 @@ waits a bounded time for the actor's verdict: applied → 200 with the run, refu
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -143,6 +143,17 @@ def command_url(run_id: RunId, command_id: CommandId) -> str:
     return f"/v1/workflow-runs/{run_id}/commands/{command_id}"
 
 
+def attempted(kind: CommandKind, run_id: UUID, said: Mapping[str, Any]) -> Deed:
+    """A word that was refused before it was a command, as the audit tells it; of what is said, None is not said."""
+    return Deed(
+        action=f"run.{kind}",
+        run_id=run_id,
+        step_id=said.get("step_id"),
+        digest=said.get("digest"),
+        comment=said.get("comment") or said.get("reason") or said.get("note"),
+    )
+
+
 async def _decide(
     request: web.Request,
     path: RunPath,
@@ -183,13 +194,7 @@ async def _decide(
     if status not in of:
         if kind == "cancel":
             return await answer_run(request, run_id)
-        said = body.model_dump(exclude_none=True)
-        request[ATTEMPT] = Deed(
-            action=f"run.{kind}",
-            run_id=run_id,
-            step_id=said.get("step_id"),
-            comment=said.get("comment") or said.get("reason") or said.get("note"),
-        )
+        request[ATTEMPT] = attempted(kind, run_id, body.model_dump(exclude_none=True))
         raise Conflict(f"The run is {status}, not paused.", code="not_paused")
     context.bell.ring(run_id)
     return await _answer(request, run_id, command_id, started)

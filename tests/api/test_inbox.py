@@ -100,7 +100,7 @@ async def test_several_words_at_once_have_a_result_each(case: Case) -> None:
         (wrong, "refused", "digest_mismatch"),
         (over, "refused", "not_paused"),
         (mine, "refused", "not_found"),
-        (yes, "refused", "not_found"),
+        (yes, "refused", "named_twice"),
     ]
     run = await case.until(yes, "completed")
     assert run["steps_state"]["a"]["approved_by"] == "ned"
