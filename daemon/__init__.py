@@ -21,8 +21,8 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 about a call), approval (what exactly was approved, by whom, whether it still counts), cards (as told)
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
                 log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); authority (read
-                whole), agents, grants, policies, holds, entitlements (what one caller has of them), approvals (the
-                inbox); import_v0 (v0_run, v0_history) brings v0's data over
+                whole), agents, grants, policies, holds, entitlements (what one caller has of them), sight (who may
+                still watch), approvals (the inbox); import_v0 (v0_run, v0_history) brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation, nudge
     runtime/    actor (a value), host (the turn loop), authority (the book of grants, policies and holds), learning (who
@@ -32,8 +32,9 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
                 service_tokens; and what they may do: access (bindings, grants, policies, holds)
     api/        app (all routes, each with its declaration), gate, callers (who asks), service_tokens, workflows, runs,
-                decisions, approvals, bulk, verdicts, feed, stream, audit, ops; agents, grants, agent_tokens, policies,
-                holds: who may do what (permits: who not), over reach, which asks the Gateways and calls no tool;
+                decisions, approvals, bulk, verdicts, feed, stream, watches (whose streams end), audit, ops; agents,
+                grants, agent_tokens, policies, holds: who may do what (permits: who not), over reach, which asks the
+                Gateways and calls no tool;
                 contract, intake, answers and openapi make a declaration validate and document; pages, selection,
                 repeats (Idempotency-Key) and refusals (403s, to the audit) are shared; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
