@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
@@ -13,11 +14,12 @@ from pydantic import ConfigDict, Field
 
 from daemon.api.bulk import add_verdicts
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
-from daemon.api.decisions import Digest, Text, attempted, command_url
+from daemon.api.decisions import Digest, Text, command_url
 from daemon.api.intake import Body, Id
 from daemon.api.pages import PageQuery, page
-from daemon.api.refusals import note_refused
+from daemon.api.refusals import attempted, note_refused
 from daemon.api.repeats import Repeatable, once
+from daemon.api.rights import NOT_AN_APPROVER, Weighed, weigh
 from daemon.api.shapes import json_response, terms_shape, vote_shape
 from daemon.auth.caller import Origin
 from daemon.machine.approval import needs_digest
@@ -26,6 +28,7 @@ from daemon.machine.ground import Traits
 from daemon.machine.spec import Name, StepSpec
 from daemon.store.approvals import Request, Waited
 from daemon.store.commands import NewCommand
+from daemon.store.meant import About
 from daemon.store.once import Repeated
 from daemon.store.runs import RunHead
 from daemon.store.workflows import Place
@@ -75,19 +78,17 @@ async def listed(request: web.Request, query: PageQuery) -> web.Response:
 async def decide(request: web.Request, headers: Repeatable, body: Batch) -> web.Response:
     """Approve or reject several calls, each for itself; 200 with an item for each, applied or not."""
     context = request.app[CONTEXT]
-    seen = await context.runs.seen([word.run_id for word in body.items], by=request[CALLER])
-    heads: dict[UUID, RunHead] = {head.id: head for head in seen}
+    weighed = await weigh(request, [About(word.run_id, word.step_id) for word in body.items])
     items: list[dict[str, Any]] = []
     commands: dict[UUID, NewCommand] = {}
-    for word in body.items:
-        head = heads.get(word.run_id)
+    for word, one in zip(body.items, weighed, strict=True):
         item: dict[str, Any] = {"run_id": str(word.run_id), "outcome": "refused", **UNSEEN._asdict()}
-        if head is not None:
-            item |= {"status": head.status, "paused_reason": head.paused_reason}
-            refusal = _refusal(head, twice=head.id in commands)
+        if one is not None:
+            item |= {"status": one.head.status, "paused_reason": one.head.paused_reason}
+            refusal = _refusal(one, twice=word.run_id in commands)
             if refusal is None:
-                commands[head.id] = command = _command(word, head, request[ORIGIN])
-                url = command_url(head.id, command.id)
+                commands[word.run_id] = command = _command(word, one.head, request[ORIGIN])
+                url = command_url(one.head.id, command.id)
                 item |= {"outcome": "undecided", "code": None, "message": None, "command": url}
             else:
                 item |= refusal._asdict()
@@ -99,16 +100,18 @@ async def decide(request: web.Request, headers: Repeatable, body: Batch) -> web.
         answer = first.made
     else:
         context.bell.ring(*(command.run_id for command in commands.values()))
-        await _note_refused(request, body, items)
+        await _note_refused(request, body, weighed, items)
     await add_verdicts(context, answer["items"])
     return json_response(answer)
 
 
-def _refusal(head: RunHead, *, twice: bool) -> Refusal | None:
+def _refusal(one: Weighed, *, twice: bool) -> Refusal | None:
+    if one.forbids is not None:
+        return Refusal(NOT_AN_APPROVER, one.forbids)
     if twice:
         return Refusal("named_twice", "The run stands in this batch already: that word is the one that counts.")
-    if head.status != "paused":
-        return Refusal("not_paused", f"The run is {head.status}, not paused.")
+    if one.head.status != "paused":
+        return Refusal("not_paused", f"The run is {one.head.status}, not paused.")
     return None
 
 
@@ -129,14 +132,17 @@ def _payload(word: Word) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-async def _note_refused(request: web.Request, body: Batch, items: list[dict[str, Any]]) -> None:
+async def _note_refused(
+    request: web.Request, body: Batch, weighed: Sequence[Weighed | None], items: Sequence[dict[str, Any]]
+) -> None:
     """What was refused here is a line each, as if it had been said alone; what became a command is the journal's.
 
     What the caller does not see is no line, as everywhere.
     """
-    for word, item in zip(body.items, items, strict=True):
-        if item["outcome"] == "refused" and item["code"] != UNSEEN.code:
-            deed = attempted(word.decision, word.run_id, _payload(word))
+    for word, one, item in zip(body.items, weighed, items, strict=True):
+        if one is not None and item["outcome"] == "refused":
+            agent_id = one.agent_id if one.forbids is not None else None
+            deed = attempted(word.decision, word.run_id, _payload(word), agent_id=agent_id)
             await note_refused(request, deed, code=item["code"], message=item["message"])
 
 

@@ -27,11 +27,13 @@ from daemon.fabric.keys import Keys
 from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
 from daemon.store.approvals import Approvals
+from daemon.store.authority import AuthorityRecords
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
 from daemon.store.grants import Grants
 from daemon.store.holds import Holds
 from daemon.store.log import EventLog
+from daemon.store.meant import Meanings
 from daemon.store.policies import Policies
 from daemon.store.pool import Pool
 from daemon.store.runs import Runs
@@ -80,6 +82,8 @@ class Front:
                 runs=Runs(pool),
                 commands=commands,
                 approvals=Approvals(pool),
+                meanings=Meanings(pool),
+                authority=AuthorityRecords(pool),
                 log=self._log,
                 bell=self._bell,
                 verdicts=self._verdicts,

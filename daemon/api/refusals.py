@@ -8,7 +8,9 @@ another's is 404 to a caller, and no line.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from aiohttp import web
@@ -16,6 +18,7 @@ from aiohttp import web
 from daemon import telemetry
 from daemon.api.context import ATTEMPT, CONTEXT, OPERATION, ORIGIN
 from daemon.errors import RunwardenError, StoreUnavailable
+from daemon.machine.commands import CommandKind
 from daemon.store.audit import Deed
 from daemon.telemetry import log
 
@@ -84,6 +87,18 @@ async def note_refused(request: web.Request, deed: Deed, *, code: str, message: 
     except StoreUnavailable as away:
         telemetry.audit_withheld.inc()
         log.warning("a refusal is not in the audit", actor=origin.actor, action=deed.action, fault=str(away))
+
+
+def attempted(kind: CommandKind, run_id: UUID, said: Mapping[str, Any], *, agent_id: str | None = None) -> Deed:
+    """A word that was refused before it was a command, as the audit tells it."""
+    return Deed(
+        action=f"run.{kind}",
+        run_id=run_id,
+        step_id=said.get("step_id"),
+        agent_id=agent_id,
+        digest=said.get("digest"),
+        comment=said.get("comment") or said.get("reason") or said.get("note"),
+    )
 
 
 def _run_id(request: web.Request) -> UUID | None:
