@@ -16,7 +16,7 @@ from daemon.api.bulk import add_verdicts
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.decisions import Digest, Text, command_url
 from daemon.api.intake import Body, Id
-from daemon.api.pages import PageQuery, page
+from daemon.api.pages import PageQuery, page_until
 from daemon.api.refusals import attempted, note_refused
 from daemon.api.repeats import Repeatable, once
 from daemon.api.rights import NOT_AN_APPROVER, Weighed, weigh
@@ -68,11 +68,12 @@ class Batch(Body):
 
 
 async def listed(request: web.Request, query: PageQuery) -> web.Response:
-    """What waits for you, oldest first."""
+    """What waits for you, oldest first. A page ends early where its calls are larger than 1 MiB together."""
     place = query.place
     after = None if place is None else Waited(_ms(place.created_at), place.id)
-    found = await request.app[CONTEXT].approvals.waiting_for(request[CALLER], after=after, limit=query.limit + 1)
-    return page(found, query, _shape, lambda one: Place(_moment(one.opened_at_ms), one.run_id))
+    found = await request.app[CONTEXT].approvals.waiting_for(request[CALLER], after=after, limit=query.limit)
+    end = None if found.end is None else Place(_moment(found.end.opened_at_ms), found.end.run_id)
+    return page_until(end, [_shape(one) for one in found.requests])
 
 
 async def decide(request: web.Request, headers: Repeatable, body: Batch) -> web.Response:
