@@ -21,8 +21,9 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 about a call), approval (what exactly was approved, by whom, whether it still counts), cards (as told)
     store/      Postgres and all SQL: journal (commit), claims, passive, quarantine, poison, runs, workflows, commands,
                 log, audit (writes lines), trail (reads them), migrate, privileges (of the nodes' role); authority (read
-                whole), agents, grants, policies, holds, entitlements (what one caller has of them), approvals (the
-                inbox); import_v0 (v0_run, v0_history) brings v0's data over
+                whole), agents, grants, policies, holds, entitlements (what one caller has of them), sight (who may
+                still watch), approvals (the inbox), meant (what words are about); import_v0 (v0_run, v0_history)
+                brings v0's data over
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation, nudge
     runtime/    actor (a value), host (the turn loop), authority (the book of grants, policies and holds), learning (who
@@ -32,10 +33,11 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
                 service_tokens; and what they may do: access (bindings, grants, policies, holds)
     api/        app (all routes, each with its declaration), gate, callers (who asks), service_tokens, workflows, runs,
-                decisions, approvals, bulk, verdicts, feed, stream, audit, ops; agents, grants, agent_tokens, policies,
-                holds: who may do what (permits: who not), over reach, which asks the Gateways and calls no tool;
-                contract, intake, answers and openapi make a declaration validate and document; pages, selection,
-                repeats (Idempotency-Key) and refusals (403s, to the audit) are shared; ``front`` puts them together
+                decisions, approvals, bulk, verdicts, feed, stream, watches (whose streams end), audit, ops; agents,
+                grants, agent_tokens, policies, holds: who may do what (permits: who not; rights: who decides), over
+                reach, which asks the Gateways and calls no tool; contract, intake, answers and openapi make a
+                declaration validate and document; pages, selection, repeats (Idempotency-Key) and refusals (403s, to
+                the audit) are shared; ``front`` puts them together
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, addresses, errors, counting, telemetry are small and stand alone
@@ -181,6 +183,9 @@ Where this differs from the first design, and why
 * An approval that took more than a bare word (a digest, a quorum, policy) is good for one call that may have run;
   another is approved anew. What was surely not sent, and what the engine repeats because it is harmless, goes as it was
   approved.
+* Whoever has no say in a call is turned away by the handler (``api/rights``), by the actor's own rule and what Postgres
+  has at that moment: they must hear that before anything of the run's state or of the tool's schema, and an actor knows
+  only what stands about the step it is at. It is no decision: whoever is let through is weighed again, by the actor.
 * Edited arguments are validated in a process of its own (``api/schema_check``): a schema is an agent's word, and a few
   lines of it can keep a validator busy for ever.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -15,8 +16,10 @@ from daemon.api.bulk import add_verdicts
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.decisions import Digest, Text, command_url
 from daemon.api.intake import Body, Id
-from daemon.api.pages import PageQuery, page
+from daemon.api.pages import PageQuery, page_until
+from daemon.api.refusals import attempted, note_refused
 from daemon.api.repeats import Repeatable, once
+from daemon.api.rights import NOT_AN_APPROVER, Weighed, weigh
 from daemon.api.shapes import json_response, terms_shape, vote_shape
 from daemon.auth.caller import Origin
 from daemon.machine.approval import needs_digest
@@ -25,12 +28,23 @@ from daemon.machine.ground import Traits
 from daemon.machine.spec import Name, StepSpec
 from daemon.store.approvals import Request, Waited
 from daemon.store.commands import NewCommand
+from daemon.store.meant import About
 from daemon.store.once import Repeated
 from daemon.store.runs import RunHead
 from daemon.store.workflows import Place
 
 MOST = 100
 """Decisions of one request."""
+
+
+class Refusal(NamedTuple):
+    """Why an item never becomes a command."""
+
+    code: str
+    message: str
+
+
+UNSEEN = Refusal("not_found", "You see no run with this id.")
 
 
 class Word(Body):
@@ -54,55 +68,83 @@ class Batch(Body):
 
 
 async def listed(request: web.Request, query: PageQuery) -> web.Response:
-    """What waits for you, oldest first."""
+    """What waits for you, oldest first. A page ends early where its calls are larger than 1 MiB together."""
     place = query.place
     after = None if place is None else Waited(_ms(place.created_at), place.id)
-    found = await request.app[CONTEXT].approvals.waiting_for(request[CALLER], after=after, limit=query.limit + 1)
-    return page(found, query, _shape, lambda one: Place(_moment(one.opened_at_ms), one.run_id))
+    found = await request.app[CONTEXT].approvals.waiting_for(request[CALLER], after=after, limit=query.limit)
+    end = None if found.end is None else Place(_moment(found.end.opened_at_ms), found.end.run_id)
+    return page_until(end, [_shape(one) for one in found.requests])
 
 
 async def decide(request: web.Request, headers: Repeatable, body: Batch) -> web.Response:
     """Approve or reject several calls, each for itself; 200 with an item for each, applied or not."""
     context = request.app[CONTEXT]
-    seen = await context.runs.seen([word.run_id for word in body.items], by=request[CALLER])
-    heads: dict[UUID, RunHead] = {head.id: head for head in seen}
+    weighed = await weigh(request, [About(word.run_id, word.step_id) for word in body.items])
     items: list[dict[str, Any]] = []
-    commands: list[NewCommand] = []
-    for word in body.items:
-        item, command = _said(word, heads.pop(word.run_id, None), request[ORIGIN])
+    commands: dict[UUID, NewCommand] = {}
+    for word, one in zip(body.items, weighed, strict=True):
+        item: dict[str, Any] = {"run_id": str(word.run_id), "outcome": "refused", **UNSEEN._asdict()}
+        if one is not None:
+            item |= {"status": one.head.status, "paused_reason": one.head.paused_reason}
+            refusal = _refusal(one, twice=word.run_id in commands)
+            if refusal is None:
+                commands[word.run_id] = command = _command(word, one.head, request[ORIGIN])
+                url = command_url(one.head.id, command.id)
+                item |= {"outcome": "undecided", "code": None, "message": None, "command": url}
+            else:
+                item |= refusal._asdict()
         items.append(item)
-        commands += [command] if command is not None else []
     answer: dict[str, Any] = {"items": items}
     try:
-        await context.commands.add(*commands, once=once(request, headers, body, answer))
+        await context.commands.add(*commands.values(), once=once(request, headers, body, answer))
     except Repeated as first:
         answer = first.made
     else:
-        context.bell.ring(*(command.run_id for command in commands))
+        context.bell.ring(*(command.run_id for command in commands.values()))
+        await _note_refused(request, body, weighed, items)
     await add_verdicts(context, answer["items"])
     return json_response(answer)
 
 
-def _said(word: Word, head: RunHead | None, origin: Origin) -> tuple[dict[str, Any], NewCommand | None]:
-    """The item before its verdict, and the command, if the word is about a pause at all."""
-    item: dict[str, Any] = {"run_id": str(word.run_id), "outcome": "refused", "code": None, "message": None}
-    if head is None:
-        missing = "You see no run with this id, or it stands in this batch already."
-        return item | {"code": "not_found", "message": missing}, None
-    item |= {"status": head.status, "paused_reason": head.paused_reason}
-    if head.status != "paused":
-        return item | {"code": "not_paused", "message": f"The run is {head.status}, not paused."}, None
-    said = {"step_id": word.step_id, "digest": word.digest}
-    said["comment" if word.decision == "approve" else "reason"] = word.comment
-    command = NewCommand(
+def _refusal(one: Weighed, *, twice: bool) -> Refusal | None:
+    if one.forbids is not None:
+        return Refusal(NOT_AN_APPROVER, one.forbids)
+    if twice:
+        return Refusal("named_twice", "The run stands in this batch already: that word is the one that counts.")
+    if one.head.status != "paused":
+        return Refusal("not_paused", f"The run is {one.head.status}, not paused.")
+    return None
+
+
+def _command(word: Word, head: RunHead, origin: Origin) -> NewCommand:
+    return NewCommand(
         id=CommandId(uuid7.uuid7()),
         run_id=head.id,
         kind=word.decision,
-        payload={name: value for name, value in said.items() if value is not None},
+        payload=_payload(word),
         seen_seq=head.paused_seq,
         origin=origin,
     )
-    return item | {"outcome": "undecided", "command": command_url(head.id, command.id)}, command
+
+
+def _payload(word: Word) -> dict[str, Any]:
+    said = {"step_id": word.step_id, "digest": word.digest}
+    said["comment" if word.decision == "approve" else "reason"] = word.comment
+    return {name: value for name, value in said.items() if value is not None}
+
+
+async def _note_refused(
+    request: web.Request, body: Batch, weighed: Sequence[Weighed | None], items: Sequence[dict[str, Any]]
+) -> None:
+    """What was refused here is a line each, as if it had been said alone; what became a command is the journal's.
+
+    What the caller does not see is no line, as everywhere.
+    """
+    for word, one, item in zip(body.items, weighed, items, strict=True):
+        if one is not None and item["outcome"] == "refused":
+            agent_id = one.agent_id if one.forbids is not None else None
+            deed = attempted(word.decision, word.run_id, _payload(word), agent_id=agent_id)
+            await note_refused(request, deed, code=item["code"], message=item["message"])
 
 
 def _shape(one: Request) -> dict[str, Any]:

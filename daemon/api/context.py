@@ -17,11 +17,13 @@ from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
 from daemon.store.approvals import Approvals
 from daemon.store.audit import Deed
+from daemon.store.authority import AuthorityRecords
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
 from daemon.store.grants import Grants
 from daemon.store.holds import Holds
 from daemon.store.log import EventLog
+from daemon.store.meant import Meanings
 from daemon.store.policies import Policies
 from daemon.store.runs import Runs
 from daemon.store.service_tokens import ServiceTokens
@@ -48,6 +50,8 @@ class Context:
     runs: Runs
     commands: Commands
     approvals: Approvals
+    meanings: Meanings
+    authority: AuthorityRecords
     log: EventLog
     bell: Bell
     verdicts: Verdicts

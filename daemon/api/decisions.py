@@ -2,7 +2,8 @@
 
 A handler decides nothing: it writes the person's word down as a command row, with the pause it saw, rings the run, and
 waits a bounded time for the actor's verdict: applied → 200 with the run, refused → 409 with the reason, undecided →
-202 with the command's URL.
+202 with the command's URL. Of a call that waits for approval, whoever may not decide is told so before anything else
+(``rights``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pydantic import Field
 from daemon import telemetry
 from daemon.api.context import ATTEMPT, CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Id
+from daemon.api.refusals import attempted
 from daemon.api.repeats import Repeatable, once
+from daemon.api.rights import require_right
 from daemon.api.runs import RunPath, answer_run, missing_run, seen_head
 from daemon.api.schemas import schema_faults
 from daemon.api.shapes import json_response, moment
@@ -27,7 +30,7 @@ from daemon.errors import Conflict, Forbidden, Invalid, NotFound
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.decide_approval import FORBIDDEN
 from daemon.machine.spec import MAX_FAULTS, Name, rounded
-from daemon.store.audit import Deed
+from daemon.store.meant import About
 from daemon.store.once import Repeated
 
 Text = Annotated[str, Field(max_length=2000)]
@@ -84,16 +87,19 @@ async def resume(request: web.Request, path: RunPath, headers: Repeatable, body:
 
 async def approve(request: web.Request, path: RunPath, headers: Repeatable, body: ApproveBody) -> web.Response:
     """Agree to the call that waits; with the last of the quorum the step goes on."""
+    await require_right(request, "approve", About(path.run_id, body.step_id), body.model_dump())
     return await _decide(request, path, headers, "approve", body, asked=True)
 
 
 async def reject(request: web.Request, path: RunPath, headers: Repeatable, body: RejectBody) -> web.Response:
     """Refuse the step that waits: the run fails with approval_rejected, or goes on where on_error is continue."""
+    await require_right(request, "reject", About(path.run_id, body.step_id), body.model_dump())
     return await _decide(request, path, headers, "reject", body, asked=True)
 
 
 async def edit(request: web.Request, path: RunPath, headers: Repeatable, body: EditBody) -> web.Response:
     """Change the arguments of the call that waits, as its tool's input schema allows: a new revision, without votes."""
+    await require_right(request, "edit", About(path.run_id, body.step_id), body.model_dump())
     view = await request.app[CONTEXT].runs.view(path.run_id, by=request[CALLER])
     if view is None:
         raise missing_run()
@@ -183,13 +189,7 @@ async def _decide(
     if status not in of:
         if kind == "cancel":
             return await answer_run(request, run_id)
-        said = body.model_dump(exclude_none=True)
-        request[ATTEMPT] = Deed(
-            action=f"run.{kind}",
-            run_id=run_id,
-            step_id=said.get("step_id"),
-            comment=said.get("comment") or said.get("reason") or said.get("note"),
-        )
+        request[ATTEMPT] = attempted(kind, run_id, body.model_dump())
         raise Conflict(f"The run is {status}, not paused.", code="not_paused")
     context.bell.ring(run_id)
     return await _answer(request, run_id, command_id, started)

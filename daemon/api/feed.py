@@ -15,6 +15,7 @@ from daemon import telemetry
 from daemon.fabric.bus import Bus
 from daemon.machine.record import Told
 from daemon.store.log import EventLog
+from daemon.store.sight import Asked
 
 
 class Watcher:
@@ -24,6 +25,9 @@ class Watcher:
         self._queue: asyncio.Queue[Told | None] = asyncio.Queue(bound)
         self.token: UUID | None = None
         """The service token that it watches by."""
+        self.asked: Asked | None = None
+        """The right that it watches by, where that may end; ``found_in`` is kept for ``watches``."""
+        self.found_in = 0
         self.overrun = False
         self.closed = False
         self.seen = 0
@@ -35,6 +39,11 @@ class Watcher:
             self._queue.put_nowait(told)
         except asyncio.QueueFull:
             self.overrun = True
+
+    def close(self) -> None:
+        """Nothing more is passed on; its client comes back, and is answered anew."""
+        self.closed = True
+        self.tell(None)
 
     async def next(self, timeout_s: float) -> Told | None:
         """The next message. Raises TimeoutError."""
@@ -105,12 +114,15 @@ class Feed:
         """The service tokens that somebody watches by."""
         return {watcher.token for watcher in self._all() if watcher.token is not None}
 
-    def expel(self, ended: Set[UUID]) -> None:
-        """These service tokens open nothing any more: streams by them end."""
-        for watcher in self._all():
-            if watcher.token in ended:
-                watcher.closed = True
-                watcher.tell(None)
+    def asked(self) -> list[Watcher]:
+        """Those who watch by a right that may end."""
+        return [watcher for watcher in self._all() if watcher.asked is not None]
+
+    def expel(self, *, tokens: Set[UUID] = frozenset(), asked: Set[Asked] = frozenset()) -> None:
+        """These service tokens and rights open nothing any more: streams by them end."""
+        for watcher in self._all() if tokens or asked else ():
+            if watcher.token in tokens or watcher.asked in asked:
+                watcher.close()
 
     def _all(self) -> Iterator[Watcher]:
         return (watcher for watchers in self._watchers.values() for watcher in watchers)
@@ -118,5 +130,4 @@ class Feed:
     def close(self) -> None:
         """The node leaves: every stream ends and its client comes back to another node."""
         for watcher in self._all():
-            watcher.closed = True
-            watcher.tell(None)
+            watcher.close()

@@ -17,6 +17,7 @@ from daemon.api.context import Context, Health
 from daemon.api.feed import Feed
 from daemon.api.reach import Reach
 from daemon.api.verdicts import Bell, Verdicts
+from daemon.api.watches import Watches
 from daemon.config import Settings
 from daemon.errors import RunwardenError
 from daemon.fabric.bus import Bus
@@ -26,15 +27,18 @@ from daemon.fabric.keys import Keys
 from daemon.fabric.nudge import Nudge
 from daemon.store.agents import Agents
 from daemon.store.approvals import Approvals
+from daemon.store.authority import AuthorityRecords
 from daemon.store.commands import Commands
 from daemon.store.entitlements import Entitlements
 from daemon.store.grants import Grants
 from daemon.store.holds import Holds
 from daemon.store.log import EventLog
+from daemon.store.meant import Meanings
 from daemon.store.policies import Policies
 from daemon.store.pool import Pool
 from daemon.store.runs import Runs
 from daemon.store.service_tokens import ServiceTokens
+from daemon.store.sight import Sight
 from daemon.store.trail import Trail
 from daemon.store.workflows import Workflows
 from daemon.telemetry import log
@@ -66,6 +70,7 @@ class Front:
         self._callers = Callers(settings.identity, pool)
         if self._callers.issuer is not None and not ops_only:
             health.parts["issuer"] = self._callers.issuer.fault
+        self._watches = Watches(self._feed, self._callers, Sight(pool))
         self._agents = Agents(pool)
         self._reach = Reach(gateways, mirrors=bool(settings.gateway.agent_token_secret.get_secret_value()))
         self.app: web.Application = make_app(
@@ -77,6 +82,8 @@ class Front:
                 runs=Runs(pool),
                 commands=commands,
                 approvals=Approvals(pool),
+                meanings=Meanings(pool),
+                authority=AuthorityRecords(pool),
                 log=self._log,
                 bell=self._bell,
                 verdicts=self._verdicts,
@@ -113,12 +120,11 @@ class Front:
         self._feed.close()
 
     async def _compare(self) -> None:
-        """At every heartbeat, see whether a watcher missed something, or watches by a token that has ended."""
+        """At every heartbeat, see whether a watcher missed something, or may not watch any more."""
         while True:
             await asyncio.sleep(self._heartbeat_s)
             try:
                 await self._feed.compare(self._log)
-                if tokens := self._feed.tokens:
-                    self._feed.expel(await self._callers.ended(tokens))
+                await self._watches.look()
             except RunwardenError as fault:
                 log.warning("watchers could not be compared with the log", fault=str(fault))

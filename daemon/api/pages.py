@@ -51,8 +51,13 @@ def page(
 ) -> web.Response:
     """The answer, of one item more than the page holds if there are more."""
     items = found[: query.limit]
-    cursor = _cursor(place(items[-1])) if len(found) > query.limit else None
-    return json_response({"items": [shape(item) for item in items], "next_cursor": cursor})
+    end = place(items[-1]) if len(found) > query.limit else None
+    return page_until(end, [shape(item) for item in items])
+
+
+def page_until(end: Place | None, items: Sequence[dict[str, Any]]) -> web.Response:
+    """The answer of a page that ends at this place; None: it is the last."""
+    return json_response({"items": items, "next_cursor": _cursor(end) if end is not None else None})
 
 
 def _cursor(place: Place) -> str:

@@ -1,13 +1,16 @@
 """What callers were refused (403), for the audit: a line each, but only so many a minute, so that nobody floods it.
 
-Used by ``gate``, after the handler and before the answer. The bound is a caller's and a node's; what it withholds is
-counted, and told by the caller's next line. What is another's is 404 to a caller, and no line.
+Used by ``gate``, after the handler and before the answer, and by handlers that refuse a part of what they were asked.
+The bound is a caller's and a node's; what it withholds is counted, and told by the caller's next line. What is
+another's is 404 to a caller, and no line.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from aiohttp import web
@@ -15,6 +18,7 @@ from aiohttp import web
 from daemon import telemetry
 from daemon.api.context import ATTEMPT, CONTEXT, OPERATION, ORIGIN
 from daemon.errors import RunwardenError, StoreUnavailable
+from daemon.machine.commands import CommandKind
 from daemon.store.audit import Deed
 from daemon.telemetry import log
 
@@ -65,19 +69,36 @@ async def note_refusal(request: web.Request, fault: RunwardenError) -> None:
     attempt = request.get(ATTEMPT)
     if ORIGIN not in request or (fault.status != FORBIDDEN and attempt is None):
         return
+    deed = attempt or Deed(action=request.get(OPERATION, "none"), run_id=_run_id(request), agent_id=_agent_id(request))
+    await note_refused(request, deed, code=fault.problem_code, message=fault.detail)
+
+
+async def note_refused(request: web.Request, deed: Deed, *, code: str, message: str) -> None:
+    """Write the line of something that was attempted and refused, within the bound."""
     origin = request[ORIGIN]
     withheld = request.app[REFUSALS].admit(origin.actor, time.monotonic())
     if withheld is None:
         telemetry.audit_withheld.inc()
         return
-    deed = attempt or Deed(action=request.get(OPERATION, "none"), run_id=_run_id(request), agent_id=_agent_id(request))
-    detail = deed.detail | {"message": fault.detail} | ({"withheld": withheld} if withheld else {})
-    deed = replace(deed, outcome="refused", code=fault.problem_code, detail=detail)
+    detail = deed.detail | {"message": message} | ({"withheld": withheld} if withheld else {})
+    deed = replace(deed, outcome="refused", code=code, detail=detail)
     try:
         await request.app[CONTEXT].trail.note(origin, deed)
     except StoreUnavailable as away:
         telemetry.audit_withheld.inc()
         log.warning("a refusal is not in the audit", actor=origin.actor, action=deed.action, fault=str(away))
+
+
+def attempted(kind: CommandKind, run_id: UUID, said: Mapping[str, Any], *, agent_id: str | None = None) -> Deed:
+    """A word that was refused before it was a command, as the audit tells it."""
+    return Deed(
+        action=f"run.{kind}",
+        run_id=run_id,
+        step_id=said.get("step_id"),
+        agent_id=agent_id,
+        digest=said.get("digest"),
+        comment=said.get("comment") or said.get("reason") or said.get("note"),
+    )
 
 
 def _run_id(request: web.Request) -> UUID | None:

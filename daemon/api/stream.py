@@ -20,6 +20,7 @@ from daemon.api.context import CALLER, CONTEXT, Context
 from daemon.api.feed import Watcher
 from daemon.api.intake import Headers, Query, Whole
 from daemon.api.runs import RunPath, seen_head
+from daemon.api.watches import right_of
 from daemon.auth.service_tokens import token_id_of
 from daemon.errors import StoreUnavailable, WorldError
 from daemon.machine.commands import RunId
@@ -74,7 +75,7 @@ async def events(request: web.Request, path: RunPath, query: EventsQuery, header
         response = web.StreamResponse(headers=HEADERS)
         stream = _Stream(context, head.id, response, watcher, after=after, limit=limit)
         stream.ends_at = request[CALLER].expires_at
-        watcher.token = token_id_of(request[CALLER].via)
+        watcher.token, watcher.asked = token_id_of(request[CALLER].via), right_of(head, request[CALLER])
         with contextlib.suppress(ConnectionError, TimeoutError, StoreUnavailable):
             await response.prepare(request)
             await stream.run(finished=head.terminal)
@@ -110,14 +111,18 @@ class _Stream:
         with contextlib.suppress(TimeoutError):
             await self._watcher.next(SUBSCRIBED_WITHIN_S)
         await self._catch_up()
-        done = {"type": "replay.done", "run_id": str(self._run_id), "after_seq": self._sent}
-        await self._write(b"event: replay.done\ndata: %s\n\n" % orjson.dumps(done))
+        if not self._ended:
+            await self._replayed()
         if finished:
             self._end_soon()
         while not self._over():
             await self._live()
         if self._watcher.closed:
             await self._write(b"retry: 500\n\n")
+
+    async def _replayed(self) -> None:
+        done = {"type": "replay.done", "run_id": str(self._run_id), "after_seq": self._sent}
+        await self._write(b"event: replay.done\ndata: %s\n\n" % orjson.dumps(done))
 
     async def _live(self) -> None:
         """Pass on one message, or let a heartbeat go by."""
@@ -127,6 +132,8 @@ class _Stream:
         except TimeoutError:
             if self._close_at is None:
                 await self._write(b": ping\n\n")
+            return
+        if self._ended:
             return
         if told is None:
             await self._catch_up()
@@ -139,8 +146,8 @@ class _Stream:
             self._end_soon()
 
     async def _catch_up(self) -> None:
-        """Everything in the log after what was sent."""
-        while True:
+        """Everything in the log after what was sent, as long as the stream may go on."""
+        while not self._ended:
             page = await self._context.log.page(self._run_id, after_seq=self._sent, limit=self._limit)
             if page.count:
                 await self._write(page.frames)
@@ -163,13 +170,16 @@ class _Stream:
         left += [] if self.ends_at is None else [self.ends_at - time.time()]
         return max(0.01, min(left, default=math.inf))
 
+    @property
+    def _ended(self) -> bool:
+        """Whether nothing more may be told: the token or the right has ended, or the node leaves."""
+        return self._watcher.closed or (self.ends_at is not None and time.time() >= self.ends_at)
+
     def _over(self) -> bool:
         if self._watcher.overrun:
             telemetry.sse_cut.inc()
             return True
-        if self.ends_at is not None and time.time() >= self.ends_at:
-            return True
-        return self._watcher.closed or (self._close_at is not None and time.monotonic() >= self._close_at)
+        return self._ended or (self._close_at is not None and time.monotonic() >= self._close_at)
 
     async def _write(self, data: bytes) -> None:
         async with asyncio.timeout(WRITE_TIMEOUT_S):

@@ -33,6 +33,7 @@ FORBIDDEN = frozenset({"not_an_approver", "role_required"})
 """Codes that say who may not, rather than what cannot be."""
 _DECIDING = frozenset({"approver", "admin"})
 """Roles that may say yes or no where they are asked; commands from before roles were kept have none."""
+_ITS_EDITOR = "You edited this call, so somebody else must approve it."
 
 
 def approve(run: Run, command: Command, now: int, facts: Facts) -> Decision:
@@ -60,7 +61,7 @@ def reject(run: Run, command: Command, now: int, facts: Facts) -> Decision:
     refusal = _not_that_approval(run, command)
     if refusal is not None:
         return Decision(refusal=refusal)
-    asked = _asked(run, command, now, facts)
+    asked = _asked(run, command, now, facts, votes=False)
     if isinstance(asked, Refusal):
         return Decision(refusal=asked)
     rejected = StepRejected(
@@ -82,7 +83,7 @@ def edit(run: Run, command: Command, now: int, facts: Facts) -> Decision:
     refusal = _not_that_approval(run, command)
     if refusal is not None:
         return Decision(refusal=refusal)
-    asked = _asked(run, command, now, facts)
+    asked = _asked(run, command, now, facts, votes=False)
     if isinstance(asked, Refusal):
         return Decision(refusal=asked)
     if not asked.step.terms.allow_edit:
@@ -126,16 +127,13 @@ class _Asked:
 
 
 def _vote(run: Run, command: Command, now: int, facts: Facts) -> Decision:
-    asked = _asked(run, command, now, facts)
+    asked = _asked(run, command, now, facts, votes=True)
     if isinstance(asked, Refusal):
         return Decision(refusal=asked)
     revision, terms = asked.revision, asked.step.terms
     if command.digest is None and needs_digest(terms, revision.traits):
         message = "Name the digest of what you saw: it stands in the approval and in step.paused."
         return Decision(refusal=Refusal("digest_required", message))
-    if terms.forbid_self and revision.edited_by == command.issued_by:
-        message = "You edited this call, so somebody else must approve it."
-        return Decision(refusal=Refusal("not_an_approver", message))
     standing = valid_votes(revision, terms, asked.ground, run.user_id)
     people = {vote.by for vote in standing} | {command.issued_by}
     if len(people) == len(standing) < terms.quorum:
@@ -146,15 +144,27 @@ def _vote(run: Run, command: Command, now: int, facts: Facts) -> Decision:
     return Decision((StepApproved(step_index=run.step_index, vote=vote),))
 
 
-def _asked(run: Run, command: Command, now: int, facts: Facts) -> _Asked | Refusal:
+def _forbidden(run: Run, command: Command, facts: Facts, *, votes: bool) -> Refusal | None:
+    """Why this person may not decide, or (``votes``) not say yes; None also while nobody can know yet."""
+    step, revision = run.spec.steps[run.step_index], run.approval
+    ground = facts.grounds.of(step.tool_config.agent_id, step.tool_config.tool_name)
+    if ground is None:
+        return None
+    forbids = who_may_not(step.terms, ground, user_id=run.user_id, by=command.issued_by, groups=command.who.groups)
+    if forbids is None and votes and step.terms.forbid_self and revision is not None:
+        forbids = _ITS_EDITOR if revision.edited_by == command.issued_by else None
+    return None if forbids is None else Refusal("not_an_approver", forbids)
+
+
+def _asked(run: Run, command: Command, now: int, facts: Facts, *, votes: bool) -> _Asked | Refusal:
     """The revision that waits, if this person may decide it, and it is the one that they saw."""
+    forbidden = _forbidden(run, command, facts, votes=votes)
+    if forbidden is not None:
+        return forbidden
     step, revision = run.spec.steps[run.step_index], run.approval
     ground = facts.grounds.of(step.tool_config.agent_id, step.tool_config.tool_name)
     if revision is None or revision.state != "open" or ground is None:
         return Refusal("pause_changed", "What exactly waits for approval is only being found out. Read the run again.")
-    forbids = who_may_not(step.terms, ground, user_id=run.user_id, by=command.issued_by, groups=command.who.groups)
-    if forbids is not None:
-        return Refusal("not_an_approver", forbids)
     if command.digest is not None and command.digest != revision.digest:
         return Refusal("digest_mismatch", "The call that waits is not the one whose digest you name. Read it again.")
     if revision.expires_at is not None and now >= revision.expires_at:

@@ -2,7 +2,8 @@
 
 Three walks down three indexes, oldest first: where somebody is named, where their own run asks them, and where policy
 asks the agent's owner or whom they let approve; each leaves out what that person has said yes to already. Whether a
-word is heard is the actor's to decide; this only finds.
+word is heard is the actor's to decide; this only finds. The walks find rows of a few bytes; what is told of them may be
+a megabyte each, so it is read a few at a time, and no more of it than a page takes.
 """
 
 from __future__ import annotations
@@ -37,14 +38,22 @@ WITH found AS (
             UNION SELECT agent_id FROM agent_grants WHERE permission = 'approve' AND subject = ANY($2::text[]))
         AND decides_for(a.agent_id, a.tool_name, $2::text[]) {_OLDEST})
 )
+SELECT run_id, step_index, revision, opened_at_ms FROM found ORDER BY opened_at_ms, run_id LIMIT $5
+"""  # noqa: S608 - nothing of it is input
+_TOLD = """
 SELECT a.run_id, r.title, r.user_id, r.paused_seq, a.step_index, a.revision, a.digest, a.agent_id, a.tool_name,
     a.schema_hash, a.arguments::text AS arguments, a.risk, a.requires_approval, a.approvers, a.terms::text AS terms,
     a.votes::text AS votes, a.opened_at_ms, a.expires_at_ms, a.expired_at_ms, a.edited_by,
     (SELECT s.snapshot -> 'steps' -> a.step_index FROM workflow_run_specs s WHERE s.run_id = a.run_id)::text AS step,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
-FROM found JOIN workflow_run_approvals a USING (run_id, step_index, revision) JOIN workflow_runs r ON r.id = a.run_id
-ORDER BY a.opened_at_ms, a.run_id LIMIT $5
-"""  # noqa: S608 - nothing of it is input
+FROM unnest($1::uuid[], $2::int[], $3::int[]) AS found (run_id, step_index, revision)
+JOIN workflow_run_approvals a USING (run_id, step_index, revision) JOIN workflow_runs r ON r.id = a.run_id
+WHERE a.state = 'open' ORDER BY a.opened_at_ms, a.run_id
+"""
+PAGE_BYTES = 1 << 20
+"""Of one page: it ends before the call that would make it larger, but has one call at least."""
+AT_ONCE = 10
+"""Calls that are read at once, and so how many beyond the page's end may have been."""
 
 
 class Waited(NamedTuple):
@@ -82,6 +91,18 @@ class Request:
     step: str
     now_ms: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of what may be large."""
+        return sum(len(text.encode()) for text in (self.step, self.arguments or "", self.terms, self.votes))
+
+
+class Page(NamedTuple):
+    """Calls that wait, and after which place there are more; None: these are the last."""
+
+    requests: list[Request]
+    end: Waited | None
+
 
 class Approvals:
     """Every method raises StoreUnavailable when Postgres is away."""
@@ -89,9 +110,20 @@ class Approvals:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def waiting_for(self, caller: Caller, *, after: Waited | None, limit: int) -> list[Request]:
-        """What the caller may decide now, oldest first."""
-        place = after or (None, None)
+    async def waiting_for(self, caller: Caller, *, after: Waited | None, limit: int) -> Page:
+        """What the caller may decide now, oldest first: at most ``limit``, and as many as ``PAGE_BYTES`` hold."""
+        place, size = after or (None, None), 0
+        requests: list[Request] = []
         async with reading(self._pool) as connection:
-            rows = await connection.fetch(_INBOX, caller.user_id, sorted(caller.subjects), *place, limit)
-        return [Request(**dict(row)) for row in rows]
+            found = await connection.fetch(_INBOX, caller.user_id, sorted(caller.subjects), *place, limit + 1)
+            for start in range(0, min(limit, len(found)), AT_ONCE):
+                some = found[start : min(start + AT_ONCE, limit)]
+                keys = ([row[name] for row in some] for name in ("run_id", "step_index", "revision"))
+                for row in await connection.fetch(_TOLD, *keys):
+                    request = Request(**dict(row))
+                    size += request.size
+                    if requests and size > PAGE_BYTES:
+                        return Page(requests, Waited(requests[-1].opened_at_ms, requests[-1].run_id))
+                    requests.append(request)
+        last = found[limit - 1] if len(found) > limit else None
+        return Page(requests, Waited(last["opened_at_ms"], last["run_id"]) if last is not None else None)

@@ -24,7 +24,7 @@ from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
 from daemon.store.workflows import Place
 
-_COLUMNS = """
+HEAD_COLUMNS = """
 id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
     created_at, last_activity_at, error_code, error_message
 """
@@ -44,24 +44,22 @@ run AS (
 )
 SELECT run.*, kept.snapshot FROM run CROSS JOIN kept
 """
-_CREATE_WITH = _CREATE.format("SELECT $9::text::json AS snapshot", _COLUMNS)
+_CREATE_WITH = _CREATE.format("SELECT $9::text::json AS snapshot", HEAD_COLUMNS)
 _CREATE_OF = _CREATE.format(
     "SELECT spec AS snapshot FROM workflows"
     " WHERE id = $2::uuid AND user_id = $3::text AND archived_at IS NULL AND version = $9",
-    _COLUMNS,
+    HEAD_COLUMNS,
 )
 
 _SEEN = "id = $1 AND (user_id = $2 OR $3 OR asked_to_decide(id, $4::text[]))"
 """Whose run it is, an admin, and whoever was asked about one of its calls: those see it."""
-_HEAD = f"SELECT {_COLUMNS} FROM workflow_runs WHERE {_SEEN}"  # noqa: S608 - nothing of it is input
-
-_SEVERAL = _HEAD.replace("id = $1", "id = ANY($1::uuid[])")
+_HEAD = f"SELECT {HEAD_COLUMNS} FROM workflow_runs WHERE {_SEEN}"  # noqa: S608 - nothing of it is input
 
 _SNAPSHOT = "(SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id)"
 _TITLE = f"coalesce(r.title, {_SNAPSHOT} ->> 'title')"
 """Runs that were copied from elsewhere may lack the columns that creation fills."""
 _LISTED = f"""
-{_COLUMNS}, finished_at, {_TITLE} AS title,
+{HEAD_COLUMNS}, finished_at, {_TITLE} AS title,
     coalesce(r.step_count, json_array_length({_SNAPSHOT} -> 'steps')) AS step_count
 """
 
@@ -72,7 +70,7 @@ _OF_AGENT = """EXISTS (
 # Attempts come as the JSON that an answer tells of them. Decoded, and written again, those of a run of 400 steps took
 # the node 3 ms, in which it did nothing else.
 _VIEW = f"""
-SELECT {_COLUMNS},
+SELECT {HEAD_COLUMNS},
     (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
     ARRAY(
         SELECT ROW(s.step_id, s.status, CASE WHEN s.approved_at_ms IS NOT NULL OR s.decided_at_ms IS NOT NULL THEN
@@ -232,7 +230,7 @@ class Runs:
         async with writing(self._pool, once) as connection:
             row = await connection.fetchrow(_CREATE_WITH, *given, snapshot)
         assert row is not None  # noqa: S101 - what is given is one row
-        return RunView(head=_head(row), snapshot=snapshot, steps=(), attempts=())
+        return RunView(head=head_of(row), snapshot=snapshot, steps=(), attempts=())
 
     async def create_of(
         self,
@@ -267,26 +265,20 @@ class Runs:
                 else:
                     spec = orjson.dumps(orjson.loads(found.spec) | {"run_timeout_ms": run_timeout_ms}).decode()
                     row = await connection.fetchrow(_CREATE_WITH, *given, spec)
-        return RunView(head=_head(row), snapshot=row["snapshot"], steps=(), attempts=())
+        return RunView(head=head_of(row), snapshot=row["snapshot"], steps=(), attempts=())
 
     async def head(self, run_id: UUID, *, by: Caller) -> RunHead | None:
         """A run that the caller may see; None when there is none."""
         async with reading(self._pool) as connection:
             row = await connection.fetchrow(_HEAD, run_id, *_reader(by))
-        return _head(row) if row is not None else None
-
-    async def seen(self, run_ids: Sequence[UUID], *, by: Caller) -> list[RunHead]:
-        """As ``head``, of several."""
-        async with reading(self._pool) as connection:
-            rows = await connection.fetch(_SEVERAL, list(run_ids), *_reader(by))
-        return [_head(row) for row in rows]
+        return head_of(row) if row is not None else None
 
     async def matching(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunHead]:
         """The user's runs that the filter means, newest first, at most ``limit``."""
-        query, arguments = _matching(_COLUMNS, wanted, user_id, limit)
+        query, arguments = _matching(HEAD_COLUMNS, wanted, user_id, limit)
         async with reading(self._pool) as connection:
             rows = await connection.fetch(query, *arguments)
-        return [_head(row) for row in rows]
+        return [head_of(row) for row in rows]
 
     async def listed(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunItem]:
         """As ``matching``, with what a list shows."""
@@ -295,7 +287,7 @@ class Runs:
             rows = await connection.fetch(query, *arguments)
         return [
             RunItem(
-                head=_head(row),
+                head=head_of(row),
                 title=row["title"] or "",
                 step_count=row["step_count"] or 0,
                 finished_at=row["finished_at"],
@@ -310,7 +302,7 @@ class Runs:
         if row is None:
             return None
         return RunView(
-            head=_head(row),
+            head=head_of(row),
             snapshot=row["snapshot"],
             steps=[
                 StepView(step_id, status) if decided is None else StepView(step_id, status, *orjson.loads(decided))
@@ -364,7 +356,8 @@ def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[s
     return query, arguments
 
 
-def _head(row: asyncpg.Record) -> RunHead:
+def head_of(row: asyncpg.Record) -> RunHead:
+    """Of a row with HEAD_COLUMNS."""
     return RunHead(
         id=RunId(row["id"]),
         workflow_id=row["workflow_id"],

@@ -87,6 +87,51 @@ async def test_so_is_one_that_was_refused_before_it_was_a_command(live: Stack) -
     assert (line["step_id"], line["comment"], line["owner"]) == ("a", "late", "ann")
 
 
+async def test_so_are_those_of_a_batch_whether_they_became_commands_or_not(live: Stack) -> None:
+    over, waits = await live.start(step("a")), await paused(live)
+    await live.until(over, "completed")
+    strange, digest = await paused(live, sub="bob"), "sha256:" + "0" * 64
+    words = [
+        {"run_id": over, "step_id": "a", "decision": "reject", "digest": digest, "comment": "late"},
+        {"run_id": waits, "step_id": "a", "decision": "approve", "digest": digest},
+        {"run_id": waits, "step_id": "a", "decision": "reject", "comment": "twice"},
+        {"run_id": strange, "step_id": "a", "decision": "approve"},
+    ]
+    for _ in range(2):  # the second is a repeat, and does nothing
+        keyed = {"Idempotency-Key": "once"}
+        told = await live.ask("POST", "/v1/approvals/decide", json={"items": words}, headers=keyed)
+        assert [item["code"] for item in told.body["items"]] == [
+            *("not_paused", "digest_mismatch"),
+            *("named_twice", "not_found"),
+        ]
+    alone = await live.decide(over, "reject", {"step_id": "a", "digest": digest, "reason": "late"})
+    assert_problem(alone, 409, "not_paused")
+    told_of = await lines(live, "?outcome=refused")
+    found = [(line["run_id"], line["action"], line["code"], line["comment"]) for line in told_of]
+    assert sorted(found[:-1]) == sorted(
+        [
+            (over, "run.reject", "not_paused", "late"),
+            (waits, "run.approve", "digest_mismatch", None),
+            (waits, "run.reject", "named_twice", "twice"),
+        ]
+    )
+    (of_batch,) = [line for line in told_of[:-1] if line["run_id"] == over]
+    of_its_own = {"id", "at"}
+    assert {name: of_batch[name] for name in of_batch.keys() - of_its_own} == {
+        name: told_of[-1][name] for name in told_of[-1].keys() - of_its_own
+    }, "the same line as if it had been said alone"
+    assert of_batch["digest"] == digest
+
+
+async def test_those_of_a_batch_are_bounded_as_all_are(live: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "MOST", 3)
+    over = await live.start(step("a"))
+    await live.until(over, "completed")
+    words = [{"run_id": over, "step_id": "a", "decision": "approve"}] * 5
+    assert (await live.post("/v1/approvals/decide", {"items": words})).status == 200
+    assert len(await lines(live, "?outcome=refused")) == 3
+
+
 async def test_a_client_s_name_of_any_bytes_is_kept_as_far_as_it_can_be(live: Stack) -> None:
     run_id = await paused(live)
     url = f"{live.base}/v1/workflow-runs/{run_id}/cancel"

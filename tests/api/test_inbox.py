@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
+from daemon.store import approvals
 from tests.api.case import Case, outcome
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -67,6 +69,82 @@ async def test_it_is_oldest_first_and_page_by_page(case: Case) -> None:
     assert [item["run_id"] for item in await inbox(case, "ada")] == [runs[0], *runs[2:]]
 
 
+async def pages(case: Case, sub: str, limit: int = 200) -> list[list[str]]:
+    """The runs of each page, of this case's agent."""
+    found: list[list[str]] = []
+    query = f"?limit={limit}"
+    while query:
+        page = await case.ok("GET", f"/v1/approvals{query}", sub)
+        found.append([item["run_id"] for item in page["items"] if item["agent_id"] == case.agent_id])
+        query = f"?limit={limit}&cursor={page['next_cursor']}" if page["next_cursor"] else ""
+    return found
+
+
+async def large(case: Case, *thousands: int, letter: str = "x") -> list[str]:
+    """Runs whose calls, of so many thousand bytes, wait for somebody whom nothing else asks: ``size-<agent>``."""
+    runs = []
+    for number in thousands:
+        terms = {"approvers": [f"user:size-{case.agent_id}"], "allow_edit": True}
+        text = letter * (1000 * number // len(letter.encode()))
+        call = case.auto("ok", approval_policy="manual", approval=terms, arguments={"text": text})
+        runs.append((await case.waiting(call))[0])
+    return runs
+
+
+async def test_a_page_ends_early_where_its_calls_are_large_and_the_cursor_goes_on(case: Case) -> None:
+    runs = await large(case, 400, 400, 400, 1, 1, 900, 1)
+    sub = f"size-{case.agent_id}"
+    assert await pages(case, sub) == [runs[:2], runs[2:5], runs[5:]]
+    assert await pages(case, sub, limit=1) == [[run_id] for run_id in runs]
+    whole = await case.ok("GET", "/v1/approvals?limit=200", sub)
+    assert len(orjson.dumps(whole)) < approvals.PAGE_BYTES + 10_000
+    assert whole["items"][0]["arguments"] == {"text": "x" * 400_000}
+
+
+async def test_a_call_that_is_larger_than_a_page_is_a_page_and_no_more_is_read_than_a_page_takes(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "PAGE_BYTES", 50_000)
+    monkeypatch.setattr(approvals, "AT_ONCE", 2)
+    read: list[int] = []
+    real = approvals.Request.size.fget
+    assert real is not None
+
+    def size(request: approvals.Request) -> int:
+        read.append(real(request))
+        return read[-1]
+
+    monkeypatch.setattr(approvals.Request, "size", property(size))
+    runs = await large(case, 100, 100, 1, 1, 1, 1, letter="\u00e9")
+    sub = f"size-{case.agent_id}"
+    first = await case.ok("GET", "/v1/approvals", sub)
+    assert [item["run_id"] for item in first["items"]] == runs[:1]
+    assert len(read) == 2
+    assert await pages(case, sub) == [runs[:1], runs[1:2], runs[2:]]
+    assert await pages(case, sub, limit=3) == [runs[:1], runs[1:2], runs[2:5], runs[5:]]
+
+
+async def test_an_edited_call_counts_as_it_is(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, sub = await large(case, 1, 1), f"size-{case.agent_id}"
+    monkeypatch.setattr(approvals, "PAGE_BYTES", 5_000)
+    assert await pages(case, sub) == [runs]
+    assert (await case.say(runs[0], "edit", sub, arguments={"text": "y" * 6_000})).status == 200
+    assert await pages(case, sub) == [runs[1:], runs[:1]], "an edit asks anew, so it stands last"
+
+
+async def test_a_page_whose_calls_were_all_decided_meanwhile_is_empty_and_goes_on(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, sub = await large(case, 1, 1, 1), f"size-{case.agent_id}"
+    told = approvals._TOLD
+    monkeypatch.setattr(approvals, "_TOLD", told.replace("a.state = 'open'", "a.state = 'approved'"))
+    first = await case.ok("GET", "/v1/approvals?limit=2", sub)
+    assert first["items"] == []
+    monkeypatch.setattr(approvals, "_TOLD", told)
+    rest = await case.ok("GET", f"/v1/approvals?limit=2&cursor={first['next_cursor']}", sub)
+    assert ([item["run_id"] for item in rest["items"]], rest["next_cursor"]) == (runs[2:], None)
+
+
 async def test_what_was_said_of_it_waits_for_others_and_an_edit_asks_anew(case: Case) -> None:
     terms = {"approvers": ["user:ned", "user:ada"], "quorum": 2, "allow_edit": True}
     run_id, approval = await case.waiting(case.manual(**terms))
@@ -100,7 +178,7 @@ async def test_several_words_at_once_have_a_result_each(case: Case) -> None:
         (wrong, "refused", "digest_mismatch"),
         (over, "refused", "not_paused"),
         (mine, "refused", "not_found"),
-        (yes, "refused", "not_found"),
+        (yes, "refused", "named_twice"),
     ]
     run = await case.until(yes, "completed")
     assert run["steps_state"]["a"]["approved_by"] == "ned"

@@ -51,8 +51,8 @@ def digest_not_compared() -> AbstractContextManager[Any]:
     """Whatever they saw, they agree to what waits."""
     asked = decide_approval._asked
 
-    def blind(run: Run, command: Command, *about: Any) -> Any:
-        return asked(run, replace(command, digest=None), *about)
+    def blind(run: Run, command: Command, *about: Any, **how: Any) -> Any:
+        return asked(run, replace(command, digest=None), *about, **how)
 
     return patch.object(decide_approval, "_asked", blind)
 
