@@ -169,7 +169,7 @@ class Rig:
         return node
 
     async def bind(self) -> None:
-        """Give the agent to the user now; else their first run does, and who holds it looks at it once more for that."""
+        """Give the agent to the user now; else their first run does, which is then looked at once more for it."""
         await self.pool.execute("SELECT tests_free_agents($1, $2)", USER, json.dumps({"steps": [step("any")]}))
 
     async def create(self, *steps: Json, ring: bool = True) -> RunId:
