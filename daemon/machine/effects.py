@@ -131,8 +131,11 @@ def _approved(step: StepSpec, revision: Revision | None) -> str | None:
 
 def deadline(run: Run, now: int) -> int | None:
     """When (epoch ms, after ``now``) there may be something to do though nobody spoke; None: never."""
-    alarms = (_patience_ends(run), run_deadline(run), _next_look(run, now), approval_expires_at(run))
-    return min((alarm for alarm in alarms if alarm is not None), default=None)
+    return _nearest(_patience_ends(run), run_deadline(run), _next_look(run, now), approval_expires_at(run))
+
+
+def _nearest(*alarms: int | None) -> int | None:
+    return min([alarm for alarm in alarms if alarm is not None], default=None)
 
 
 def only_looks(passive: Passive, now: int) -> bool:
@@ -151,8 +154,7 @@ def only_looks(passive: Passive, now: int) -> bool:
 def next_alarm(passive: Passive, now: int) -> int | None:
     """The ``deadline`` of a run that ``only_looks``."""
     patience = passive.deadline_at if passive.state == "acked" else None
-    alarms = (patience, passive.ends_at, _look_after(passive.intended_at, now))
-    return min((alarm for alarm in alarms if alarm is not None), default=None)
+    return _nearest(patience, passive.ends_at, _look_after(passive.intended_at, now))
 
 
 def run_deadline(run: Run) -> int | None:

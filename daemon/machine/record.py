@@ -20,7 +20,6 @@ from daemon.machine.events import (
     AttemptEnded,
     AttemptIntended,
     AttemptSettled,
-    Event,
     LogAppended,
     StepApproved,
     StepEdited,
@@ -31,32 +30,22 @@ from daemon.machine.events import (
 from daemon.machine.evolve import Happened
 from daemon.machine.ground import Traits
 from daemon.machine.state import Attempt, Run, name_of
-from daemon.machine.wire import error, frames_of, iso, payload
+from daemon.machine.wire import ABOUT_A_CALL, AboutACall, error, frames_of, iso, payload
 
 LOG_PREVIEW_CHARS = 8000
 GROUNDED = frozenset({AttemptIntended, StepVoted, StepApproved, StepRejected, StepEdited})
 """What may happen only by the grants, policies and holds that stand at its commit: calls, and what people decide."""
 
 
-def _is_grounded(event: Event) -> bool:
-    """Also that a call may not be made must be so when it is said: who was granted it just now would resume in vain."""
-    if isinstance(event, StepPaused):
-        return event.paused_reason == "agent_unauthorized"
-    return type(event) in GROUNDED
+class EventRow(Struct, frozen=True, gc=False):
+    """``payload`` is JSON text."""
 
-
-class EventRow(NamedTuple):
-    """``payload`` is JSON text, ``at`` epoch ms."""
-
-    run_id: RunId
     seq: int
     event_type: str
     payload: str
-    at: int
 
 
-class StepRow(NamedTuple):
-    run_id: RunId
+class StepRow(Struct, frozen=True, gc=False):
     step_index: int
     step_id: str
     status: str
@@ -175,7 +164,7 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
 
     def told(self) -> Told:
         """What watchers and waiting handlers hear once this is committed."""
-        events = [(row.seq, row.event_type, row.payload) for row in self.events]
+        events = ((row.seq, row.event_type, row.payload) for row in self.events)
         frames = frames_of(name_of(self.run.id), iso(self.at), events)
         decided = tuple(str(row.command_id) for row in self.verdicts)
         return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
@@ -202,17 +191,14 @@ def record(
     run = before
     rows: list[EventRow] = []
     touched: dict[ReqId, _Touched] = {}
-    grounded = False
     for event, run in happened:
-        grounded = grounded or _is_grounded(event)
         told = orjson.dumps(payload(event, run, at)).decode()
-        rows.append(EventRow(run.id, run.last_seq, event.type, told, at))
-        req_id: ReqId | None = getattr(event, "req_id", None)
-        if req_id is not None:
-            notes = touched.get(req_id)
+        rows.append(EventRow(run.last_seq, event.type, told))
+        if isinstance(event, ABOUT_A_CALL):
+            notes = touched.get(event.req_id)
             if notes is None:
-                notes = touched[req_id] = _Touched()
-            notes.note(event, run.find(req_id))
+                notes = touched[event.req_id] = _Touched()
+            notes.note(event, run.find(event.req_id))
     if run.attempt is not None and before.attempt is not run.attempt:
         touched.setdefault(run.attempt.req_id, _Touched()).attempt = run.attempt
     return Transition(
@@ -226,8 +212,15 @@ def record(
         attempts=tuple(_attempt_row(run, notes) for notes in touched.values()),
         verdicts=tuple(verdicts),
         approvals=_approvals(before, happened) if run.revision is not before.revision else (),
-        authority=authority if grounded else None,
+        authority=authority if _is_grounded(happened) else None,
     )
+
+
+def _is_grounded(happened: Sequence[Happened]) -> bool:
+    """Also that a call may not be made must be so when it is said: who was granted it just now would resume in vain."""
+    if not GROUNDED.isdisjoint([type(event) for event, _ in happened]):
+        return True
+    return any(isinstance(one, StepPaused) and one.paused_reason == "agent_unauthorized" for one, _ in happened)
 
 
 def _approvals(before: Run, happened: Sequence[Happened]) -> tuple[ApprovalRow, ...]:
@@ -314,17 +307,14 @@ class _Touched:
         self.intended = False
         self.logs: list[str] = []
 
-    def note(self, event: Event, attempt: Attempt | None) -> None:
+    def note(self, event: AboutACall, attempt: Attempt | None) -> None:
         self.attempt = attempt
-        match event:
-            case LogAppended():
-                self.logs.append(event.data)
-            case AttemptEnded() | AttemptSettled():
-                self.ended = event
-            case AttemptIntended():
-                self.intended = True
-            case _:
-                pass
+        if isinstance(event, LogAppended):
+            self.logs.append(event.data)
+        elif isinstance(event, (AttemptEnded, AttemptSettled)):
+            self.ended = event
+        elif isinstance(event, AttemptIntended):
+            self.intended = True
 
 
 def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
@@ -337,7 +327,6 @@ def _changed_steps(before: Run, after: Run) -> tuple[StepRow, ...]:
 def _step_row(run: Run, index: int) -> StepRow:
     step = run.steps[index]
     return StepRow(
-        run.id,
         index,
         run.spec.steps[index].id,
         step.status,

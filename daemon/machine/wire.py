@@ -66,7 +66,7 @@ AboutACall: TypeAlias = (
     | AttemptSettled
 )
 
-_ABOUT_A_CALL = (
+ABOUT_A_CALL = (
     AttemptIntended,
     AttemptSent,
     AttemptUnsent,
@@ -98,7 +98,7 @@ CANCEL_EVIDENCE: dict[Outcome, str] = {
 
 def payload(event: Event, run: Run, at: int) -> dict[str, Any]:
     """The payload of ``event``, which led to ``run`` (the state after it) at ``at`` (epoch ms)."""
-    if isinstance(event, _ABOUT_A_CALL):  # most events are, and a chain of patterns would look at the others first
+    if isinstance(event, ABOUT_A_CALL):  # most events are, and a chain of patterns would look at the others first
         return _attempt_payload(event, run, at)
     body: dict[str, Any] = {"type": event.type, "run_id": name_of(run.id)}
     match event:

@@ -99,9 +99,12 @@ class GatewayDispatch:
     def _invoke_at_once(self, effect: Invoke, permit: Permit, answer: Answer) -> bool:
         """Whether the call needed no task: it was written, or surely never will be."""
         started = time.monotonic()
+        call: asyncio.Future[Any] | None = None
         self._count_post(1)
 
         def over(fault: ProvenUnsent | MaybeSent | None) -> None:
+            if call is not None:
+                self._tasks.discard(call)
             self._count_post(-1)
             answer(_told(effect, fault, self._only, started))
 
@@ -122,7 +125,6 @@ class GatewayDispatch:
             self._count_post(-1)
             return False
         self._tasks.add(call)
-        call.add_done_callback(self._tasks.discard)
         return True
 
     async def _invoke(self, effect: Invoke, permit: Permit) -> Letter:

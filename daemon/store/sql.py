@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from daemon.machine.commands import RunId
-from daemon.machine.record import AttemptRow, Transition
+from daemon.machine.record import AttemptRow, StepRow, Transition
 
 _T = TypeVar("_T")
 
@@ -303,14 +303,19 @@ def arguments(batch: Sequence[Transition]) -> Arguments:
         fence = (run_id, one.epoch, one.owner, one.expected_seq)
         place = (run.last_seq, run.status, run.paused_reason, run.paused_seq, run.step_index)
         runs.append((*fence, *place, one.at, run.started_at, run.finished_at, run.error_code, run.error_message))
-        steps += one.steps
-        events += one.events
+        steps += [_step(run_id, row) for row in one.steps]
+        events += [(run_id, row.seq, row.event_type, row.payload, one.at) for row in one.events]
         attempts += [_attempt(run_id, row) for row in one.attempts]
         verdicts += [(run_id, *row) for row in one.verdicts]
         approvals += [(run_id, *row) for row in one.approvals]
         if one.authority is not None and (authority is None or one.authority < authority):
             authority = one.authority
     return Arguments([runs, steps, attempts, events, authority], [verdicts, approvals])
+
+
+def _step(run_id: RunId, row: StepRow) -> tuple[object, ...]:
+    who = (row.approved_by, row.approved_at_ms, row.decided_by, row.decided_at_ms)
+    return (run_id, row.step_index, row.step_id, row.status, row.attempts, *who, row.note)
 
 
 def _attempt(run_id: RunId, row: AttemptRow) -> tuple[object, ...]:

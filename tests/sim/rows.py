@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from daemon.machine.commands import Command, ReqId
 from daemon.machine.record import ApprovalRow, EventRow, StepRow, Transition, VerdictRow, revision_of
@@ -84,6 +84,6 @@ def new_run_like(run: Run) -> Run:
 
 
 def _step_state(row: StepRow) -> StepState:
-    columns = row._asdict()
-    del columns["run_id"], columns["step_index"], columns["step_id"]
+    columns = asdict(row)
+    del columns["step_index"], columns["step_id"]
     return StepState(**{name.removesuffix("_ms"): value for name, value in columns.items()})

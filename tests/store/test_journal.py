@@ -126,12 +126,12 @@ async def test_a_commit_answers_postgres_time(book: Book) -> None:
 def _req_id_of_another(mine: Transition, another: Transition) -> Transition:
     row = mine.attempts[0]
     return replace(
-        mine, attempts=(row._replace(attempt=replace(row.attempt, req_id=another.attempts[0].attempt.req_id)),)
+        mine, attempts=(replace(row, attempt=replace(row.attempt, req_id=another.attempts[0].attempt.req_id)),)
     )
 
 
 def _number_too_large(mine: Transition, _: Transition) -> Transition:
-    return replace(mine, attempts=(mine.attempts[0]._replace(exit_code=2**63),))
+    return replace(mine, attempts=(replace(mine.attempts[0], exit_code=2**63),))
 
 
 def _time_out_of_range(mine: Transition, _: Transition) -> Transition:
@@ -139,15 +139,15 @@ def _time_out_of_range(mine: Transition, _: Transition) -> Transition:
 
 
 def _nul_in_a_text(mine: Transition, _: Transition) -> Transition:
-    return replace(mine, attempts=(mine.attempts[0]._replace(log_tail="a\0b"),))
+    return replace(mine, attempts=(replace(mine.attempts[0], log_tail="a\0b"),))
 
 
 def _lone_surrogate(mine: Transition, _: Transition) -> Transition:
-    return replace(mine, attempts=(mine.attempts[0]._replace(log_tail="\ud800"),))
+    return replace(mine, attempts=(replace(mine.attempts[0], log_tail="\ud800"),))
 
 
 def _no_json(mine: Transition, _: Transition) -> Transition:
-    return replace(mine, events=(mine.events[0]._replace(payload=b"{"), *mine.events[1:]))
+    return replace(mine, events=(replace(mine.events[0], payload=b"{"), *mine.events[1:]))
 
 
 def _no_such_status(mine: Transition, _: Transition) -> Transition:
