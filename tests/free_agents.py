@@ -16,12 +16,16 @@ BEGIN
     FOR agent IN
         SELECT DISTINCT step -> 'tool_config' ->> 'agent_id' FROM json_array_elements(spec -> 'steps') AS step
     LOOP
-        INSERT INTO agent_bindings (agent_id, owner, bound_by) SELECT agent, who, who
-        WHERE NOT EXISTS (SELECT FROM agent_bindings b WHERE b.agent_id = agent) ON CONFLICT DO NOTHING;
-        INSERT INTO agent_grants (id, agent_id, subject, permission, granted_by)
-        SELECT gen_random_uuid(), agent, 'user:' || who, 'use', who
-        WHERE NOT EXISTS (SELECT FROM agent_bindings b WHERE b.agent_id = agent AND b.owner = who)
-            AND NOT EXISTS (SELECT FROM agent_grants g WHERE g.agent_id = agent AND g.subject = 'user:' || who);
+        -- Asked first: an INSERT of no row is a new version of the authority, too.
+        IF NOT EXISTS (SELECT FROM agent_bindings b WHERE b.agent_id = agent) THEN
+            INSERT INTO agent_bindings (agent_id, owner, bound_by) VALUES (agent, who, who) ON CONFLICT DO NOTHING;
+        END IF;
+        IF NOT EXISTS (SELECT FROM agent_bindings b WHERE b.agent_id = agent AND b.owner = who)
+            AND NOT EXISTS (SELECT FROM agent_grants g WHERE g.agent_id = agent AND g.subject = 'user:' || who)
+        THEN
+            INSERT INTO agent_grants (id, agent_id, subject, permission, granted_by)
+            VALUES (gen_random_uuid(), agent, 'user:' || who, 'use', who);
+        END IF;
     END LOOP;
 END $$;
 CREATE FUNCTION tests_free_agents_of_workflow() RETURNS trigger LANGUAGE plpgsql AS $$

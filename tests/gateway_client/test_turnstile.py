@@ -1,9 +1,9 @@
 """The bounds on calls: a blocked agent holds no more than its share, and who waits for a place has sent nothing."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway_client import GatewayClient, Invocation, MaybeSent, NotSent
 from gateway_client.turnstile import Turnstile

@@ -120,7 +120,7 @@ def held_for_ever() -> AbstractContextManager[Any]:
 
 def decided_unfenced() -> AbstractContextManager[Any]:
     """Only calls need the authority that stands; people decide by what a host read some time ago."""
-    return patch.object(record, "GROUNDED", (AttemptIntended,))
+    return patch.object(record, "GROUNDED", frozenset({AttemptIntended}))
 
 
 def turns_overlooked() -> AbstractContextManager[Any]:
