@@ -21,6 +21,8 @@ from tests.bench.thin import Client, request
 GOAL_CREATE_MS = 100.0
 GOAL_GET_MS = 25.0
 HOLD_MS = 100
+TICK_MS, GAP_MS = 5, 10
+"""How much later than asked for the bench Gateway says a RESULT, and how long a run's gap is under this load, about."""
 MOST_STEPS = 1000
 CREATED, MOVING = 100, 20
 """Runs that are read."""
@@ -88,8 +90,8 @@ async def make_workflow(node: Node) -> str:
 
 
 async def _steady(place: Place, options: Options) -> list[str]:
-    """Runs whose steps take a while, so many that the wanted number of steps ends each second."""
-    count = max(1, round(options.rate * (HOLD_MS + 5) / 1000))
+    """Runs whose steps take a while, so many that the wanted number of steps ends each second under the load."""
+    count = max(1, round(options.rate * (HOLD_MS + TICK_MS + GAP_MS) / 1000))
     of = spec(min(MOST_STEPS, (options.seconds + 10) * 1000 // HOLD_MS), hold_ms=HOLD_MS)
     made = []
     for _ in range(count):
