@@ -254,12 +254,8 @@ def _asks(run: Run, ground: Ground, now: int, voids: str | None = None) -> StepP
     return StepPaused(step_index=run.step_index, paused_reason="awaiting_approval", revision=revision, voids=voids)
 
 
-def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
-    """Why the current step's call may not be intended now: the pause that it leads to, or nothing yet while its ground
-    is not known. None: it may. Asked before every intent."""
-    ground = _ground(run, facts)
-    if ground is None:
-        return ()
+def _forbids(run: Run, ground: Ground, now: int) -> Sequence[Event]:
+    """Why the current step's call may not be intended now: the pause that it leads to. Asked before every intent."""
     index = run.step_index
     if ground.barred is not None:
         code, message = ground.barred
@@ -274,9 +270,7 @@ def _forbids(run: Run, now: int, facts: Facts) -> Sequence[Event] | None:
         voids = _spent(run, revision, ground) or stands(revision, step, ground, run.user_id)
         if voids is not None:
             return (_asks(run, ground, now, voids),)
-    if ground.held is not None:
-        return (_held(run, ground.held),)
-    return None
+    return () if ground.held is None else (_held(run, ground.held),)
 
 
 def _spent(run: Run, revision: Revision, ground: Ground) -> str | None:
@@ -297,12 +291,15 @@ def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
         return ()
     if attempt.retry_at is None or now < attempt.retry_at:
         return ()
-    forbids = _forbids(run, now, facts)
-    if forbids is not None:
+    ground = _ground(run, facts)
+    if ground is None:  # whoever holds the run finds it out
+        return ()
+    forbids = _forbids(run, ground, now)
+    if forbids:
         return forbids
     if not facts.ready_for(run.spec.steps[attempt.step_index].tool_config.agent_id):
         return (_nobody_listens(attempt, now, facts.limits),)
-    return (_intend(run, attempt.index, now, facts),)
+    return (_intend(run, ground, attempt.index, now, facts),)
 
 
 def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
@@ -312,10 +309,13 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     unsettled = run.unsettled
     if unsettled is not None and unsettled.retry_at is not None and now < unsettled.retry_at:
         return ()
-    forbids = _forbids(run, now, facts)
-    if forbids is not None:
+    ground = _ground(run, facts)
+    if ground is None:
+        return ()
+    forbids = _forbids(run, ground, now)
+    if forbids:
         return forbids
-    intent = _intend(run, state.attempts, now, facts)
+    intent = _intend(run, ground, state.attempts, now, facts)
     if facts.ready_for(run.step.tool_config.agent_id):
         return (intent,)
     attempt = evolve(run, intent, now).attempt
@@ -323,9 +323,8 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     return (intent, _nobody_listens(attempt, now, facts.limits))
 
 
-def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptIntended:
+def _intend(run: Run, ground: Ground, attempt_index: int, now: int, facts: Facts) -> AttemptIntended:
     timeout_ms = run.spec.steps[run.step_index].tool_config.timeout_ms
-    ground = _ground(run, facts)
     return AttemptIntended(
         step_index=run.step_index,
         attempt_index=attempt_index,
@@ -333,7 +332,7 @@ def _intend(run: Run, attempt_index: int, now: int, facts: Facts) -> AttemptInte
         epoch=facts.epoch,
         ack_by=now + facts.limits.ack_timeout_ms,
         deadline_at=now + timeout_ms,
-        risk=ground.traits.risk if ground is not None else None,
+        risk=ground.traits.risk,
     )
 
 

@@ -241,7 +241,7 @@ def make_req_id(run_id: RunId, nonce: bytes, step_index: int, attempt_index: int
     """
     proof = _keyed(nonce).copy()
     proof.update(b"%d:%d" % (step_index, attempt_index))
-    return ReqId(_routable(run_id) + _b64(proof.digest()[:16]))
+    return ReqId(route_of(run_id) + _b64(proof.digest()[:16]))
 
 
 def utf8_size(text: str) -> int:
@@ -249,9 +249,21 @@ def utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+@lru_cache(maxsize=16_384)
+def route_of(run_id: RunId) -> str:
+    """The beginning of every ``req_id`` of the run: see ``route_in``."""
+    return _b64(run_id.bytes)
+
+
 def run_of(req_id: str) -> RunId | None:
     """The run a req_id was made for; None when it is not one of ours. Proves nothing: see ``make_req_id``."""
-    return _run_named(req_id[:22]) if len(req_id) == 44 else None
+    route = route_in(req_id)
+    return _run_named(route) if route else None
+
+
+def route_in(req_id: str) -> str:
+    """The part of a req_id that names its run; empty when it is none of ours."""
+    return req_id[:22] if len(req_id) == 44 else ""
 
 
 @lru_cache(maxsize=16_384)
@@ -267,14 +279,8 @@ def _keyed(nonce: bytes) -> hmac.HMAC:
 
 
 @lru_cache(maxsize=16_384)
-def _routable(run_id: RunId) -> str:
-    """The beginning of every ``req_id`` of the run."""
-    return _b64(run_id.bytes)
-
-
-@lru_cache(maxsize=16_384)
 def _run_named(name: str) -> RunId | None:
-    """Remembered, because each call brings three letters or more of the same run."""
+    """Remembered, because a call brings three letters and more."""
     try:
         return RunId(UUID(bytes=urlsafe_b64decode(name + "==")))
     except ValueError:

@@ -53,7 +53,7 @@ class Ingest:
         source: Source,
         takes: Mapping[str, Urgency],
         inbox: Inbox,
-        hand: Callable[[RunId, Urgency, Entry], bool],
+        hand: Callable[[str, Urgency, Entry], bool],
         ring: Callable[[RunId, Urgency], object],
         holder: Role,
         standby: Role,
@@ -214,11 +214,12 @@ class Ingest:
         for envelope in envelopes:
             kind = envelope.type if envelope.type in KNOWN else "other"
             telemetry.ingest_envelopes.labels(self._gateway, kind).inc()
-            if kind in MOVES:
-                self._moved(envelope.agent_id)
+            if kind not in MOVES:
+                continue
+            self._moved(envelope.agent_id)
             if kind == "TOOLS":
                 self._returned(envelope.agent_id)
-            if kind == "INVOKE_FAILED":
+            elif kind == "INVOKE_FAILED":
                 self._note_failed(envelope)
         if self._part == "standby":
             self._memory.keep(envelope for envelope in envelopes if envelope.type in REMEMBERED)
@@ -247,14 +248,15 @@ class Ingest:
             urgency = self._takes.get(envelope.type)
             if urgency is None:
                 continue
-            run_id = run_of(envelope.req_id)
-            if run_id is None:
-                telemetry.ingest_dropped.inc()
-                continue
             if envelope.type == "INVOKE_ACK" and envelope.payload.get("accepted") is not True:
                 urgency = "h"
             entry = self._entry(envelope)
-            if not self._hand(run_id, urgency, entry):
+            if self._hand(envelope.req_id, urgency, entry):
+                continue
+            run_id = run_of(envelope.req_id)
+            if run_id is None:
+                telemetry.ingest_dropped.inc()
+            else:
                 others.append(Post(run_id, urgency, entry.raw, entry.mark))
         while others:
             try:

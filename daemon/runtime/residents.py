@@ -12,6 +12,7 @@ from math import inf
 
 from daemon import telemetry
 from daemon.machine.commands import Entry, RunId, Urgency
+from daemon.machine.state import route_in, route_of
 from daemon.runtime.actor import Actor
 from daemon.runtime.strays import Strays, in_memory
 
@@ -24,6 +25,8 @@ class Residents:
         self._hold_s = hold_s
         self._bound = bound
         self._actors: dict[RunId, Actor] = {}
+        self._routed: dict[str, Actor] = {}
+        """By what their calls' ids begin with: letters find their run without its id (three a step, a µs each)."""
         self._rung: dict[RunId, None] = {}
         self._alarms: list[tuple[float, RunId]] = []
         self._bell = asyncio.Event()
@@ -44,14 +47,14 @@ class Residents:
 
     def add(self, actor: Actor) -> None:
         """A freshly claimed run moves in and is looked at."""
-        self._actors[actor.id] = actor
+        self._actors[actor.id] = self._routed[route_of(actor.id)] = actor
         telemetry.resident_runs.set(len(self._actors))
         self._wake(actor)
 
     def remove(self, actor: Actor) -> None:
         """The run moves out; what others still hold of the actor is no longer listened to."""
         if self._actors.get(actor.id) is actor:
-            del self._actors[actor.id]
+            del self._actors[actor.id], self._routed[route_of(actor.id)]
             self._rung.pop(actor.id, None)
             telemetry.resident_runs.set(len(self._actors))
         mail, actor.mail = actor.mail, []
@@ -72,9 +75,9 @@ class Residents:
         self.keep(actor, letters)
         self.remove(actor)
 
-    def hand(self, run_id: RunId, urgency: Urgency, entry: Entry) -> bool:
-        """Give a letter to a run that lives here; False when it does not. Past the bound what may wait is dropped."""
-        actor = self._actors.get(run_id)
+    def hand(self, req_id: str, urgency: Urgency, entry: Entry) -> bool:
+        """Give a letter about a call to its run, if that lives here. Past the bound what may wait is dropped."""
+        actor = self._routed.get(route_in(req_id))
         if actor is None:
             return False
         if urgency == "s" and len(actor.mail) >= self._bound:

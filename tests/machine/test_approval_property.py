@@ -160,7 +160,7 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "no digest is asked for": lambda patch: patch.setattr(decide_approval, "needs_digest", lambda *_: False),
     "what was approved once stands for ever": lambda patch: patch.setattr(settle, "stands", lambda *_: None),
     "whatever is open is as good as approved": lambda patch: patch.setattr(
-        settle, "_forbids", lambda run, now, facts: None
+        settle, "_forbids", lambda run, ground, now: ()
     ),
 }
 

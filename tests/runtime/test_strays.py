@@ -12,7 +12,7 @@ import uuid_utils.compat as uuid7
 from daemon.errors import FabricUnavailable
 from daemon.fabric.inbox import Inbox
 from daemon.machine.commands import IN_MEMORY, Entry, Epoch, Mark, RunId
-from daemon.machine.state import Run, new_run
+from daemon.machine.state import Run, make_req_id, new_run
 from daemon.runtime.actor import Actor
 from daemon.runtime.residents import Residents
 from daemon.runtime.strays import Strays
@@ -30,25 +30,33 @@ def resident(residents: Residents) -> Actor:
     return actor
 
 
+def call_of(run_id: RunId) -> str:
+    return make_req_id(run_id, b"n" * 16, 0, 0)
+
+
 def test_a_run_that_lives_here_is_handed_its_letters_and_others_are_not() -> None:
     residents = Residents(time.monotonic, hold_s=60)
     actor = resident(residents)
     residents.take(10)
     actor.unread = False
     residents.free(actor)
-    assert residents.hand(actor.id, "h", Entry(IN_MEMORY, b"letter", Mark(1, 1)))
+    assert residents.hand(call_of(actor.id), "h", Entry(IN_MEMORY, b"letter", Mark(1, 1)))
     assert actor.mail == [Entry(IN_MEMORY, b"letter", Mark(1, 1))]
     assert not actor.unread, "nothing is in its inbox"
     assert residents.take(10) == [actor]
-    assert not residents.hand(RunId(uuid7.uuid7()), "h", Entry(IN_MEMORY, b"letter", Mark(1, 2)))
+    letter = Entry(IN_MEMORY, b"letter", Mark(1, 2))
+    assert not residents.hand(call_of(RunId(uuid7.uuid7())), "h", letter)
+    assert not residents.hand(call_of(actor.id) + "x", "h", letter), "no id of ours, whatever it begins with"
+    residents.remove(actor)
+    assert not residents.hand(call_of(actor.id), "h", letter)
 
 
 def test_past_the_bound_a_chunk_is_dropped_and_a_result_is_not() -> None:
     residents = Residents(time.monotonic, hold_s=60, bound=2)
     actor, before = resident(residents), count("runwarden_chunks_dropped_total")
     for number in range(3):
-        assert residents.hand(actor.id, "s", Entry(IN_MEMORY, b"chunk", Mark(1, number)))
-    assert residents.hand(actor.id, "h", Entry(IN_MEMORY, b"result", Mark(1, 3)))
+        assert residents.hand(call_of(actor.id), "s", Entry(IN_MEMORY, b"chunk", Mark(1, number)))
+    assert residents.hand(call_of(actor.id), "h", Entry(IN_MEMORY, b"result", Mark(1, 3)))
     assert [entry.raw for entry in actor.mail] == [b"chunk", b"chunk", b"result"]
     assert count("runwarden_chunks_dropped_total") == before + 1
 
@@ -69,7 +77,7 @@ async def test_what_a_run_leaves_behind_is_brought_to_its_inbox_when_redis_is_th
 
     residents, shelf = Residents(time.monotonic, hold_s=60), Shelf()
     actor = resident(residents)
-    residents.hand(actor.id, "h", Entry(IN_MEMORY, b"one", Mark(1, 1)))
+    residents.hand(call_of(actor.id), "h", Entry(IN_MEMORY, b"one", Mark(1, 1)))
     residents.drop(actor, [Entry(b"1-1", b"in its inbox", Mark(1, 0)), Entry(IN_MEMORY, b"folded in vain", Mark(1, 0))])
     bringing = asyncio.create_task(residents.strays.run(shelf))  # type: ignore[arg-type]  # all that it uses of one
     await residents.strays.returned()
