@@ -131,7 +131,7 @@ class Store(Group):
         1, ge=1, le=16, description="Connections that carry grouped commits; one was enough in every measurement."
     )
     journal_batch: int = Field(
-        50, ge=1, le=2000, description="Most runs in one grouped commit. More cost CPU, and help where a commit is slow."
+        50, ge=1, le=2000, description="Most runs in a grouped commit. More cost CPU, and help where it is slow."
     )
     start_patience_s: float = Field(
         15.0, ge=0, description="How long a start waits for Postgres and Redis before it gives up with exit code 1."
