@@ -23,12 +23,16 @@ from daemon.runtime.hearing import REDIS
 from daemon.runtime.runner import Runner
 from daemon.store.journal import Lane
 from daemon.store.migrate import missing
-from daemon.store.pool import Pool, open_pool
+from daemon.store.pool import Pool, open_pool, warm
+from daemon.store.sql import LOAD
 from daemon.telemetry import log
 from gateway_client import GatewayClient, GatewayRedis, Gateways
 
 PROBE_S = 1.0
 CLOSE_S = 5.0
+WARM_AFTER_S = 1.0
+WARM_EACH_S = 120.0
+"""Connections that nobody used for 300 s are closed."""
 GC_YOUNG = 20_000
 """New objects between two looks for cycles."""
 
@@ -55,7 +59,7 @@ class Node:
         async with AsyncExitStack() as stack:
             self.url = await self._listen(stack)
             async with asyncio.TaskGroup() as group:
-                parts = {"probe": self._probe(), **self._front.parts()}
+                parts = {"probe": self._probe(), "warm": self._warm(), **self._front.parts()}
                 parts |= self._runner.parts() if self._runner is not None else {}
                 for name, part in parts.items():
                     group.create_task(part, name=name)
@@ -97,6 +101,14 @@ class Node:
             state["postgres"] = await _fault_of(self._pool.fetchval("SELECT 1", timeout=PROBE_S * 2))
             state["redis"] = await _fault_of(self._redis.redis.ping())
             await asyncio.sleep(PROBE_S)
+
+    async def _warm(self) -> None:
+        """Keep connections to Postgres open; the first time a moment after the start, which needs the cores itself."""
+        pause_s = WARM_AFTER_S
+        while True:
+            await asyncio.sleep(pause_s)
+            await warm(self._pool, LOAD, [], 1)
+            pause_s = WARM_EACH_S
 
     def _watch_gateways(self) -> None:
         """``gateway`` for the only one, else ``gateway a`` and ``gateway b``; ``gateway redis`` for their Redis."""

@@ -15,7 +15,7 @@ from daemon.errors import SetupError, StoreUnavailable
 from daemon.machine.commands import CommandId, RunId
 from daemon.store.commands import Commands, NewCommand
 from daemon.store.log import EventLog
-from daemon.store.pool import Pool, open_pool
+from daemon.store.pool import Pool, open_pool, warm
 from daemon.store.runs import Runs
 from daemon.store.workflows import Workflows
 from tests.machine.scenario import WORKFLOW_ID, Story, acked, chunk, done, failed, step
@@ -188,3 +188,16 @@ async def test_a_postgres_that_does_not_answer_is_named_without_its_password() -
 async def test_a_postgres_that_refuses_is_named_at_once(database: str) -> None:
     with pytest.raises(SetupError, match="does not exist"):
         await open_pool(database.replace("/test_", "/nowhere_"), size=2, patience_s=30)
+
+
+async def test_half_of_a_pool_is_opened_before_somebody_waits_for_it(database: str) -> None:
+    pool = await open_pool(database, size=6, patience_s=5)
+    assert (pool.get_size(), pool.get_idle_size()) == (1, 1)
+    await warm(pool, "SELECT $1::int", 7)
+    assert (pool.get_size(), pool.get_idle_size()) == (3, 3)
+    asked = await pool.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT $1::int'"
+    )
+    assert asked == 3 - 1, "each but the one that asks now"
+    await pool.close()
+    await warm(pool, "SELECT $1::int", 7)  # whoever needs a connection then will say so
