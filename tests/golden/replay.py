@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from msgspec.structs import asdict
 
 from daemon.machine.commands import Letter, ReqId, RunId, Sent
 from daemon.machine.spec import parse_spec
@@ -74,16 +75,12 @@ def transcript(story: Story) -> dict[str, Any]:
             "current_step_index": story.run.step_index,
             "error_code": story.run.error_code,
         },
-        "steps": [
-            {k: v for k, v in row._asdict().items() if (k, v) != ("run_id", story.run.id)}
-            for transition in story.transitions
-            for row in transition.steps
-        ],
+        "steps": [asdict(row) for transition in story.transitions for row in transition.steps],
         "attempts": [
             {
                 "index": row.attempt.index,
                 "state": row.attempt.state,
-                **{k: v for k, v in row._asdict().items() if k != "attempt"},
+                **{k: v for k, v in asdict(row).items() if k != "attempt"},
             }
             for transition in story.transitions
             for row in transition.attempts
