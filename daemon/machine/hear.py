@@ -29,7 +29,7 @@ from daemon.machine.events import (
     LogAppended,
 )
 from daemon.machine.evolve import Happened, carry
-from daemon.machine.settle import GATEWAY_UNAVAILABLE, retry_time
+from daemon.machine.settle import GATEWAY_UNAVAILABLE, NOT_PERMITTED, retry_time
 from daemon.machine.state import LOG_LIMIT_BYTES, WITH_THE_RUN, Attempt, Limits, Run, utf8_size
 
 LOG_EVENT_BYTES = 2048
@@ -38,9 +38,6 @@ MESSAGE_CHARS = 500
 
 PASSING = frozenset({GATEWAY_UNAVAILABLE, "agent_busy"})
 """Proofs of unsent that may be otherwise in a moment: worth the step's patience."""
-NOT_PERMITTED = "not_permitted"
-"""Our own hook said no: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
-
 
 _NO_VERDICT = (Chunk, Sent, SendUncertain)
 """Letters that prove nothing by themselves; most letters are such."""

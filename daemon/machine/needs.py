@@ -34,6 +34,8 @@ class Facts(Struct, frozen=True, kw_only=True, gc=False):
     """Whether this node may intend calls at all."""
     limits: Limits
     grounds: Grounds
+    permitted: bool = True
+    """Whether a call of this run may leave at this moment: its lease was renewed a moment ago."""
     unheard: frozenset[str] = frozenset()
     """Of the agents in ``Needs``, those whose Gateway nobody hears."""
     hints: Mapping[tuple[str, str], Hint] = field(default_factory=dict)

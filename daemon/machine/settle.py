@@ -35,6 +35,9 @@ from daemon.machine.state import MAX_ATTEMPTS, Attempt, IllegalMove, Limits, Run
 Rule = Callable[[Run, int, Facts], Sequence[Event]]
 
 GATEWAY_UNAVAILABLE = "gateway_unavailable"
+NOT_PERMITTED = "not_permitted"
+"""Nobody may send it now: the lease was not fresh, or the node is leaving. Anybody may intend the call again."""
+_NOT_PERMITTED = "The run's lease was not renewed in time, so no call is sent: another node may hold the run."
 _NOBODY_LISTENS = "The event stream of the Gateway is not open, so no call is sent: its result could be lost."
 
 
@@ -297,9 +300,7 @@ def _unsent_again(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     forbids = _forbids(run, ground, now)
     if forbids:
         return forbids
-    if not facts.ready_for(run.spec.steps[attempt.step_index].tool_config.agent_id):
-        return (_nobody_listens(attempt, now, facts.limits),)
-    return (_intend(run, ground, attempt.index, now, facts),)
+    return _not_now(run, attempt, now, facts) or (_intend(run, ground, attempt.index, now, facts),)
 
 
 def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
@@ -316,11 +317,11 @@ def _next_step(run: Run, now: int, facts: Facts) -> Sequence[Event]:
     if forbids:
         return forbids
     intent = _intend(run, ground, state.attempts, now, facts)
-    if facts.ready_for(run.step.tool_config.agent_id):
+    if facts.permitted and facts.ready_for(run.step.tool_config.agent_id):
         return (intent,)
     attempt = evolve(run, intent, now).attempt
     assert attempt is not None  # noqa: S101 - an intent always leaves one
-    return (intent, _nobody_listens(attempt, now, facts.limits))
+    return (intent, *_not_now(run, attempt, now, facts))
 
 
 def _intend(run: Run, ground: Ground, attempt_index: int, now: int, facts: Facts) -> AttemptIntended:
@@ -336,13 +337,16 @@ def _intend(run: Run, ground: Ground, attempt_index: int, now: int, facts: Facts
     )
 
 
-def _nobody_listens(attempt: Attempt, now: int, limits: Limits) -> AttemptUnsent:
-    return AttemptUnsent(
-        req_id=attempt.req_id,
-        reason=GATEWAY_UNAVAILABLE,
-        detail=_NOBODY_LISTENS,
-        retry_at=retry_time(attempt, now, limits),
-    )
+def _not_now(run: Run, attempt: Attempt, now: int, facts: Facts) -> Sequence[AttemptUnsent]:
+    """What is known before the intent: that the call would not be sent. Said in the same commit, the proof cannot be
+    lost with the run's holder."""
+    if not facts.permitted:
+        retry_at = now + facts.limits.backoff_ms
+        return (AttemptUnsent(req_id=attempt.req_id, reason=NOT_PERMITTED, detail=_NOT_PERMITTED, retry_at=retry_at),)
+    if facts.ready_for(run.spec.steps[attempt.step_index].tool_config.agent_id):
+        return ()
+    again = retry_time(attempt, now, facts.limits)
+    return (AttemptUnsent(req_id=attempt.req_id, reason=GATEWAY_UNAVAILABLE, detail=_NOBODY_LISTENS, retry_at=again),)
 
 
 IN_FLIGHT: tuple[Rule, ...] = (_run_time_is_up, _grace_is_over, _time_is_up, _next_step)

@@ -176,6 +176,7 @@ class Host:
         facts = Facts(
             epoch=actor.epoch,
             gateway_ready=self._sender.intending,
+            permitted=self._sender.fresh(actor),
             limits=self._limits,
             grounds=self._authority.grounds(actor.run),
             unheard=frozenset() if all_heard else self._weather.unheard(needs(actor.run).agents),

@@ -34,6 +34,10 @@ class Sender:
         self.intending = True
         """Whether calls may be begun."""
 
+    def fresh(self, actor: Actor) -> bool:
+        """Whether the run's lease was renewed so lately that a call may leave."""
+        return self._clock.monotonic() - actor.renewed_at < self._fresh_s
+
     def send_owed(self, actor: Actor) -> None:
         for effect in actor.owed(self._clock.now()):
             self.send(actor, effect)
@@ -48,10 +52,9 @@ class Sender:
     def _permit(self, actor: Actor, effect: Effect) -> bool:
         """Law 7: the lease was renewed a moment ago, the run is still ours, and the call is still owed; nothing forbids
         it, and it is what was approved."""
-        fresh = self._clock.monotonic() - actor.renewed_at < self._fresh_s
         ours = self.intending and self._residents.get(actor.id) is actor
         allowed = not isinstance(effect, Invoke) or self._authority.allows(actor.run, effect)
-        return fresh and ours and allowed and actor.still_owes(effect, self._clock.now())
+        return self.fresh(actor) and ours and allowed and actor.still_owes(effect, self._clock.now())
 
     def _answer(self, actor: Actor, letter: Letter | None) -> None:
         actor.open_effects -= 1

@@ -153,7 +153,7 @@ class Story:
         ``started``: the start command was given already.
         """
         self.limits = limits or Limits()
-        self.listening = listening
+        self.listening, self.permitted = listening, True
         self.hints = dict(hints or {})
         self.grounds = grounds or Said()
         self.epoch = Epoch(1)
@@ -247,6 +247,7 @@ class Story:
         return Facts(
             epoch=self.epoch,
             gateway_ready=self.listening,
+            permitted=self.permitted,
             limits=self.limits,
             grounds=self.grounds,
             hints=self.hints,

@@ -28,6 +28,25 @@ def test_a_call_that_our_own_node_held_back_is_intended_again_however_long_that_
     assert story.run.steps[0].attempts == 1
 
 
+def test_what_would_not_be_sent_is_known_with_its_intent_and_goes_once_the_lease_is_fresh() -> None:
+    """In one commit: a holder that loses the run between the two would take the proof with it."""
+    story = Story(step("a"), step("b"))
+    story.permitted = False
+    story.succeed()
+    intended, unsent = story.transitions[-1].events[-2:]
+    assert (intended.event_type, unsent.event_type) == ("step.progress", "tool.unsent")
+    assert story.rows("tool.unsent")[-1]["reason"] == NOT_PERMITTED
+    for _ in range(100):
+        assert story.owed == ()
+        assert story.attempt.state == "unsent"
+        story.wait(LIMITS.backoff_ms)
+    assert story.now - story.attempt.first_intended_at > LIMITS.patience_ms
+    story.permitted = True
+    story.wait(LIMITS.backoff_ms)
+    assert isinstance(story.owed[0], Invoke)
+    assert story.run.steps[1].attempts == 1
+
+
 def test_with_nobody_listening_to_the_gateway_nothing_is_sent_and_patience_ends_in_a_red_pause() -> None:
     story = Story(listening=False)
     assert story.owed == ()
