@@ -183,8 +183,9 @@ async def test_with_a_stale_lease_nothing_is_sent_and_the_unsent_attempt_is_made
     unsent = await rig.events(run_id, "tool.unsent")
     assert unsent[0]["reason"] == "not_permitted"
     intents = [event for event in await rig.events(run_id, "step.progress") if "req_id" in event][1:]
-    again = [(unsent[0]["req_id"], 0)] * (1 + len(unsent))
-    assert [(event["req_id"], event["attempt_index"]) for event in intents] == again, "the same attempt, not another"
+    assert 2 <= len(intents) <= 1 + len(unsent), "while the lease is not fresh it need not be intended to be refused"
+    tried = {(event["req_id"], event["attempt_index"]) for event in intents}
+    assert tried == {(unsent[0]["req_id"], 0)}, "the same attempt, not another"
     rig.never_twice(2)
 
 
