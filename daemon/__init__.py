@@ -67,7 +67,8 @@ The laws
 7. Never a tool twice without knowing. The intent is committed with its epoch before the call; only that epoch owes
    ``Invoke``, any later one owes ``Inquire``. With the connection in hand, before the first byte, dispatch asks the
    permit: lease renewed less than TTL/2 ago, still ours, still owed. A proof that nothing was sent lets the same
-   attempt be intended again; each proof names the send it denies (``tries``).
+   attempt be intended again; each proof names the send it denies (``tries``). An intent whose lease is not fresh has
+   its proof in the same commit: by itself it could be lost with the run.
 8. Signals are hints, state is truth, the sweep repairs: due, orphaned, commanded runs are marked ready.
 9. Waiting costs nothing: after a short linger a waiting run leaves memory, its lease first, then ``owner``.
 10. Terminal is for ever, by trigger. Late evidence is appended and moves no status.
