@@ -217,7 +217,10 @@ def record(
 
 
 def _is_grounded(happened: Sequence[Happened]) -> bool:
-    """Also that a call may not be made must be so when it is said: who was granted it just now would resume in vain."""
+    """Whether something happened that must rest on the authority that stands at its commit.
+
+    Also that a call may not be made must be so when it is said: who was granted it just now would resume in vain.
+    """
     if not GROUNDED.isdisjoint([type(event) for event, _ in happened]):
         return True
     return any(isinstance(one, StepPaused) and one.paused_reason == "agent_unauthorized" for one, _ in happened)

@@ -33,7 +33,7 @@ TURN_LIMIT = 500
 STRETCH_S = 0.003
 """Longest stretch of turns before everybody else has a go: requests, and the lanes, which commit meanwhile.
 
-Of 10 ms, a tenth of the requests beside a full node waited for several; 1.5 ms begin to cost turns.
+Of 10 ms, GETs beside creations and steps had a p99 of 37 and 85 ms, of 3 ms 26 and 22; 1.5 ms cost a tenth of the CPU.
 """
 RETRY_S = 0.25
 LEAST_PAUSE_S = 0.05
