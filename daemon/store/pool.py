@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -93,17 +93,15 @@ async def warm(pool: Pool, statement: str, *arguments: object) -> None:
     (100 approvals a second after a quiet hour: p99 118 ms without, 44 ms with). That Postgres is away is no fault here:
     they are opened when they are needed.
     """
-    async with AsyncExitStack() as held:
-        taking = [
-            held.enter_async_context(pool.acquire(timeout=CONNECT_TIMEOUT_S)) for _ in range(pool.get_max_size() // 2)
-        ]
-        for taken in await asyncio.gather(*taking, return_exceptions=True):
-            try:
-                if isinstance(taken, BaseException):
-                    raise taken
-                await taken.fetch(statement, *arguments)
-            except (*GONE, asyncpg.PostgresError) as fault:
-                log.info("a connection is opened later", fault=plain(fault))
+
+    async def one() -> None:
+        try:
+            async with reading(pool) as connection:
+                await connection.fetch(statement, *arguments)
+        except StoreUnavailable as fault:
+            log.info("a connection is opened later", fault=plain(fault))
+
+    await asyncio.gather(*(one() for _ in range(pool.get_max_size() // 2)))  # each takes one of its own at once
 
 
 async def _nothing_to_reset(_: Connection) -> None:

@@ -94,9 +94,3 @@ async def test_every_metric_of_the_catalogue_is_exposed_from_the_start(live: Sta
     bases = {name for name in ours if not name.endswith(("_created", "_total", "_bucket", "_sum", "_count"))}
     assert len(bases) > 15
     assert bases <= families
-
-
-async def test_a_node_opens_connections_to_postgres_before_somebody_waits_for_one(live: Stack) -> None:
-    assert live.node is not None
-    pool = live.node._pool
-    await eventually(lambda: pool.get_size() >= pool.get_max_size() // 2, what="half of the pool being open")

@@ -14,7 +14,8 @@ import pytest
 
 from daemon.fabric.client import speaking
 from daemon.node import _fault_of
-from daemon.store.pool import Pool, reading
+from daemon.store.pool import Pool, reading, warm
+from tests.patience import let_pass
 
 
 async def _deaf(then: type[Exception] | None) -> None:
@@ -62,6 +63,22 @@ async def test_reading_from_postgres_never_swallows_a_cancellation(pool: Pool) -
     await entered.wait()
     task.cancel()
     await asyncio.wait({task}, timeout=2)
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize("at_s", [0.0, 0.001, 0.003, 0.01, 0.03])
+async def test_warming_the_pool_never_swallows_a_cancellation(pool: Pool, at_s: float) -> None:
+    """At whatever moment it comes: as connections are opened, asked, or given back."""
+
+    async def forever() -> None:
+        while True:
+            await warm(pool, "SELECT pg_sleep(0.001)")
+
+    task = asyncio.create_task(forever())
+    await let_pass(at_s)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=2)
+    assert task in done, "it goes on"
     assert task.cancelled()
 
 
