@@ -1,11 +1,11 @@
 """The journal: commits transitions of many runs in one statement, fenced, and says exactly what became of each.
 
 Used by ``runtime/host`` through ``ports.Journal``. A transition is committed when run, epoch, owner and last_seq are as
-the turn found them; one that intends a call, only while the grants, policies and holds stand that it went by. When the
-reply is lost, or no row moved, the row is read: mine and advanced to my target means it was committed; mine and
-unchanged, repeat (or decide again, if the authority is another); else fenced. So nothing is ever applied twice. A row
-older than what was committed before means that Postgres lost commits: then the run is parked (``quarantine``), and
-fenced too.
+the turn found them; one that intends a call, only while the grants, policies and holds stand that it went by. Where one
+of a batch is not, none is. Then, and when the reply is lost, the rows are read: mine and advanced to my target means it
+was committed; mine and unchanged, repeat (or decide again, if the authority is another); else fenced. So nothing is
+ever applied twice. A row older than what was committed before means that Postgres lost commits: then the run is parked
+(``quarantine``), and fenced too.
 
 What is not our fault is repeated for ever; what can never be accepted is split out, alone.
 """
@@ -19,15 +19,23 @@ from collections.abc import Sequence
 import asyncpg
 
 from daemon import telemetry
-from daemon.machine.commands import RunId
 from daemon.machine.record import Known, Outcomes, Transition
 from daemon.store.pool import CONNECT_TIMEOUT_S, CONTENDED, GONE, REFUSED, Connection, plain, session
 from daemon.store.quarantine import is_behind, park_lost
-from daemon.store.sql import COMMIT, COMMIT_DECIDING, WHERE_IT_STANDS, arguments
+from daemon.store.sql import COMMIT, COMMIT_DECIDING, FENCED, WHERE_IT_STANDS, arguments
 from daemon.telemetry import log
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
+PLANS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_hashjoin": "off"}
+"""No plan of the commit depends on what is in a batch, so that planning each is a waste. And the one plan, often made
+while the table is small, stays while it grows: it shall find its runs by index."""
+
+
+class Fenced(asyncpg.PostgresError):
+    """A run of the batch is not as its owner knew it; asyncpg raises this by its code."""
+
+    sqlstate = FENCED
 
 
 class Lane:
@@ -37,8 +45,8 @@ class Lane:
         """``pooled``: see ``pool.session``."""
         self._url = url
         self._session = session("runwarden journal", pooled=pooled)
-        if not pooled:  # no plan of the commit depends on what is in a batch, so that planning each is a waste
-            self._session["server_settings"]["plan_cache_mode"] = "force_generic_plan"
+        if not pooled:
+            self._session["server_settings"] |= PLANS
         self._connection: Connection | None = None
 
     async def open(self) -> None:
@@ -66,10 +74,11 @@ class Lane:
         pause_s = BACKOFF_FIRST_S
         while batch:
             try:
-                moved = await self._commit_once(batch)
-                outcomes.committed.update(moved)
-                left = [one for one in batch if one.run_id not in moved]
-                batch = await self._resolve(left, outcomes) if left else []
+                now_ms = await self._commit_once(batch)
+                outcomes.committed.update(dict.fromkeys([one.run_id for one in batch], now_ms))
+                batch = []
+            except Fenced:
+                batch = await self._resolve_patiently(batch, outcomes)
             except CONTENDED:
                 telemetry.commit_repeats.inc()
             except REFUSED as fault:
@@ -96,18 +105,19 @@ class Lane:
         await self._settle(batch[:middle], outcomes)
         await self._settle(batch[middle:], outcomes)
 
-    async def _commit_once(self, batch: list[Transition]) -> dict[RunId, int]:
+    async def _commit_once(self, batch: list[Transition]) -> int:
+        """Postgres time, epoch ms. Raises Fenced when none moved."""
         started = time.monotonic()
         connection = await self._connected()
         given = arguments(batch)
         if given.decides:
-            rows = await connection.fetch(COMMIT_DECIDING, *given.moved, *given.decided)
+            now_ms: int = await connection.fetchval(COMMIT_DECIDING, *given.moved, *given.decided)
         else:
-            rows = await connection.fetch(COMMIT, *given.moved)
+            now_ms = await connection.fetchval(COMMIT, *given.moved)
         telemetry.commit_seconds.observe(time.monotonic() - started)
         telemetry.commits.inc()
-        telemetry.transitions.inc(len(rows))
-        return {RunId(row[0]): row[1] for row in rows}
+        telemetry.transitions.inc(len(batch))
+        return now_ms
 
     async def _resolve(self, batch: list[Transition], outcomes: Outcomes) -> list[Transition]:
         """Read the rows of transitions whose outcome is unknown; answers those to repeat."""

@@ -2,11 +2,11 @@
 
 Read beside ``journal``, ``claims`` and ``quarantine``.
 
-The commit is one statement for many runs. ``moved`` updates the rows that pass the fence; everything else happens for
-those only. Nearly always that is all of them: then one comparison of counts stands for a join by id, which would cost
-the square of the batch. The runs are given in id order, so that two batches seldom wait for each other in a circle; if
-they do, Postgres ends one, and it is repeated. A batch comes as arrays of rows (``schema/0009``): as sixty arrays of
-columns it took 1.4 times as long, and the node twice the CPU.
+The commit is one statement for many runs, and all or nothing: where one of them does not pass the fence, it fails with
+``FENCED``, and ``journal`` asks which. Nearly always all pass, and then no row need be asked whether its run did. The
+runs are given in id order, so that two batches seldom wait for each other in a circle; if they do, Postgres ends one,
+and it is repeated. A batch comes as arrays of rows (``schema/0009``): as sixty arrays of columns it took 1.4 times as
+long, and the node twice the CPU.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MOVE = """
 WITH moved AS (
     UPDATE workflow_runs r SET
         last_seq = g.last_seq, status = g.status, paused_reason = g.paused_reason, paused_seq = g.paused_seq,
-        current_step_index = g.step_index, last_activity_at = to_timestamp(g.at_ms / 1000.0),
-        started_at = to_timestamp(g.started_ms / 1000.0), finished_at = to_timestamp(g.finished_ms / 1000.0),
+        current_step_index = g.step_index, last_activity_at = to_timestamp(g.at_ms / 1e3::float8),
+        started_at = to_timestamp(g.started_ms / 1e3::float8), finished_at = to_timestamp(g.finished_ms / 1e3::float8),
         error_code = g.error_code, error_message = g.error_message, recoveries = 0, wake_at = NULL
     FROM unnest($1::commit_run[]) AS g
     WHERE r.id = g.run_id AND r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
@@ -34,7 +34,6 @@ WITH moved AS (
     INSERT INTO workflow_run_steps AS s (
         run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
     SELECT t.* FROM unnest($2::commit_step[]) AS t
-    WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
     ON CONFLICT (run_id, step_index) DO UPDATE SET
         status = excluded.status, attempts = excluded.attempts,
         approved_by = excluded.approved_by, approved_at_ms = excluded.approved_at_ms,
@@ -49,7 +48,6 @@ WITH moved AS (
         t.ended_ms, t.answered, t.log_bytes, t.risk, t.mark_term, t.mark_number,
         coalesce(t.arguments, '{}')::json, t.error::json, t.exit_code, t.result::json, coalesce(t.log_tail, '')
     FROM unnest($3::commit_attempt_of_risk[]) AS t
-    WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
     ON CONFLICT (run_id, step_index, attempt) DO UPDATE SET
         epoch = excluded.epoch, state = excluded.state, intended_at_ms = excluded.intended_at_ms,
         ack_by_ms = excluded.ack_by_ms, deadline_at_ms = excluded.deadline_at_ms, acked_at_ms = excluded.acked_at_ms,
@@ -62,10 +60,9 @@ WITH moved AS (
         result = coalesce(excluded.result, a.result), log_tail = right(a.log_tail || excluded.log_tail, 8000)
 ), event_rows AS (
     INSERT INTO workflow_run_events (run_id, seq, event_type, payload, created_at)
-    SELECT t.run_id, t.seq, t.event_type, t.payload::json, to_timestamp(t.at_ms / 1000.0)
+    SELECT t.run_id, t.seq, t.event_type, t.payload::json, to_timestamp(t.at_ms / 1e3::float8)
     FROM unnest($4::commit_event[]) AS t
-    WHERE <all moved> OR EXISTS (SELECT FROM moved WHERE moved.id = t.run_id)
-""".replace("<all moved>", "(SELECT count(*) FROM moved) = cardinality($1)")
+"""
 
 _DECIDE = """), verdict_rows AS (
     UPDATE workflow_run_commands c SET
@@ -103,10 +100,16 @@ _DECIDE = """), verdict_rows AS (
         expired_at_ms = excluded.expired_at_ms, ended_at_ms = excluded.ended_at_ms
 """
 
+# Told first: Postgres runs the rest of the statement only then, so that of a batch that is refused nothing is tried.
 _TOLD = """
 )
-SELECT id, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM moved
+SELECT CASE WHEN count(*) = cardinality($1) THEN (date_part('epoch', clock_timestamp()) * 1000)::bigint
+    ELSE refuse_commit() END AS now_ms
+FROM moved
 """
+
+FENCED = "RW001"
+"""The SQLSTATE of a commit of which a run did not pass the fence, so that none moved; raised by ``schema/0021``."""
 
 COMMIT = _MOVE + _TOLD
 COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD

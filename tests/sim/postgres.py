@@ -125,12 +125,13 @@ class Postgres:
         named = min((one.authority for one in batch if one.authority is not None), default=None)
         return named in (None, self.authority.version)
 
-    def commit(self, batch: Sequence[Transition]) -> dict[RunId, int]:
-        """One statement: what passes the fences is written, whole. Answers (run → now)."""
-        moved = [one for one in batch if self.passes(one)] if self.authorized(batch) else []
-        for one in moved:
+    def commit(self, batch: Sequence[Transition]) -> int:
+        """One statement: where all pass the fences all is written, else nothing. Answers now; raises Fenced."""
+        if not (self.authorized(batch) and all(self.passes(one) for one in batch)):
+            raise journal.Fenced
+        for one in batch:
             self._write(one)
-        return {one.run_id: self.now_ms() for one in moved}
+        return self.now_ms()
 
     def _write(self, one: Transition) -> None:
         row = self.runs[one.run_id]
@@ -311,7 +312,7 @@ class Lane(journal.Lane):
         super().__init__("in memory")
         self._line, self._server = connection.line, connection.server
 
-    async def _commit_once(self, batch: list[Transition]) -> dict[RunId, int]:
+    async def _commit_once(self, batch: list[Transition]) -> int:
         return await self._line.ask("commit", lambda: self._server.commit(batch))
 
     async def _connected(self) -> Any:

@@ -12,6 +12,7 @@ from daemon.machine.commands import Epoch
 from daemon.machine.record import Transition, VerdictRow, verdict
 from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
+from daemon.store.sql import COMMIT
 from tests.machine.scenario import acked, chunk, done, failed, step
 from tests.store.conftest import ANN, Book
 
@@ -113,6 +114,18 @@ async def test_a_batch_of_many_runs_is_one_statement(book: Book) -> None:
     outcomes = await book.lane.commit(batch)
     assert set(outcomes.committed) == {story.run.id for story in stories}
     assert await _commits(book) == 1
+
+
+async def test_a_commit_finds_its_runs_by_index_however_small_the_table_was(book: Book, lane: Lane) -> None:
+    """The plan is made once, on a new node perhaps while there are ten runs, and is kept while there are millions."""
+    for _ in range(10):
+        await book.open(step())
+    await book.pool.execute("ANALYZE workflow_runs")  # now Postgres knows that reading it whole is cheapest
+    connection = await lane._connected()
+    rows = await connection.fetch("EXPLAIN (GENERIC_PLAN) " + COMMIT, [], [], [], [], None)
+    plan = "\n".join([row[0] for row in rows])
+    assert "Seq Scan on workflow_runs" not in plan, plan
+    assert "Index Scan using workflow_runs" in plan, plan
 
 
 async def test_a_commit_answers_postgres_time(book: Book) -> None:
