@@ -1,7 +1,7 @@
 """Inboxes and doorbells: letters for runs, and the word to their holders that something came.
 
 ``append`` is used by ingest (letters) and by the API (bells about commands, which carry nothing), ``read`` and
-``after`` by the host. An inbox has no cursor: letters are read whole and deleted once folded and committed.
+``delete`` by the host. An inbox has no cursor: letters are read whole and deleted once folded and committed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from daemon.fabric.client import Client, script, speaking
 from daemon.fabric.keys import Keys
 from daemon.fabric.line import Command
 from daemon.machine.commands import Entry, Mark, RunId, Urgency
-from daemon.machine.record import Told
 
 DOORBELL_TTL_S = 3600
 INBOX_TTL_S = 7 * 86400
@@ -45,7 +44,6 @@ class Inbox:
         self._keys = keys
         self._bound = bound
         self._append = script("append")
-        self._after = script("after")
         self._answered: list[bytes] = []
         """Bells of this node that have been told and are still to be deleted."""
 
@@ -90,17 +88,13 @@ class Inbox:
             for key, entries in _streams(answer)
         }
 
-    async def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None:
-        """After a commit, in one round trip: delete exactly the letters folded, publish what was said."""
-        if not folded and not said:
+    async def delete(self, folded: Mapping[RunId, Sequence[bytes]]) -> None:
+        """After a commit, in one round trip: delete exactly the letters folded."""
+        if not folded:
             return
-        args: list[Any] = []
-        for entries in folded.values():
-            args += (len(entries), *entries)
-        for run_id, told in said.items():
-            args += (self._keys.events(run_id), told.pack())
+        commands: list[Command] = [("XDEL", self._keys.inbox(run_id), *keys) for run_id, keys in folded.items()]
         with speaking():
-            await self._line.run(self._after, [self._keys.inbox(run_id) for run_id in folded], args)
+            await self._line.ask(*commands)
 
     async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]:
         """Wait at this node's doorbell; answers which runs to look at and how urgently (empty after ``block_ms``)."""

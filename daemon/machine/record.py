@@ -99,23 +99,31 @@ class VerdictRow(NamedTuple):
 
 
 class Told(Struct, frozen=True, gc=False):
-    """One commit of a run: events ``first_seq … last_seq`` as SSE frames (none if first > last), commands decided."""
+    """What watchers hear of a run: its log goes to ``last_seq``, and these are the SSE frames from ``first_seq`` on.
+
+    Without frames (then first > last) the log is to be read.
+    """
 
     first_seq: int
     last_seq: int
     terminal: bool
-    decided: tuple[str, ...]
     frames: bytes
 
+    def then(self, later: Told, *, most: int) -> Told:
+        """Both in one, as long as it has at most ``most`` bytes of frames."""
+        if self.frames and later.frames and len(self.frames) + len(later.frames) <= most:
+            return Told(self.first_seq, later.last_seq, later.terminal, self.frames + later.frames)
+        return Told(later.last_seq + 1, later.last_seq, later.terminal, b"")
+
     def pack(self) -> bytes:
-        """A head line of JSON, then the frames as they go to clients."""
-        return orjson.dumps([self.first_seq, self.last_seq, self.terminal, self.decided]) + b"\n" + self.frames
+        """A head line of JSON, then the frames as they go to clients. The list is for nodes of the release before."""
+        return orjson.dumps([self.first_seq, self.last_seq, self.terminal, []]) + b"\n" + self.frames
 
     @classmethod
     def unpack(cls, message: bytes) -> Told:
         head, _, frames = message.partition(b"\n")
-        first, last, terminal, decided = orjson.loads(head)
-        return cls(first, last, terminal, tuple(decided), frames)
+        first, last, terminal, *_ = orjson.loads(head)
+        return cls(first, last, terminal, frames)
 
 
 class Known(NamedTuple):
@@ -162,12 +170,13 @@ class Transition(Struct, frozen=True, kw_only=True, gc=False):
     def run_id(self) -> RunId:
         return self.run.id
 
-    def told(self) -> Told:
-        """What watchers and waiting handlers hear once this is committed."""
+    def told(self, *, whole: bool = True) -> Told:
+        """What watchers hear once this is committed; not ``whole``: only that there is something to read."""
+        if not whole:
+            return Told(self.run.last_seq + 1, self.run.last_seq, self.run.terminal, b"")
         events = ((row.seq, row.event_type, row.payload) for row in self.events)
         frames = frames_of(name_of(self.run.id), iso(self.at), events)
-        decided = tuple(str(row.command_id) for row in self.verdicts)
-        return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, decided, frames)
+        return Told(self.expected_seq + 1, self.run.last_seq, self.run.terminal, frames)
 
 
 def verdict(command_id: CommandId, refusal: Refusal | None) -> VerdictRow:

@@ -78,6 +78,8 @@ class Actor:
     """When (monotonic s) its alarm rings, not later than that; see ``residents``."""
     open_effects: int = 0
     """Effects under way; while any is open the run is not let go."""
+    watched: bool = True
+    """Whether somebody listened when it was last told what happened here, as far as known."""
     doubted: bool = False
     """Its lease had vanished, and letters perhaps with it; it stays until it has asked what became of its call."""
     busy: bool = False

@@ -1,7 +1,8 @@
 """The host: one turn loop over all rung runs, and the lanes behind it. An actor is a value here, not a task.
 
 A turn is: read the whole inboxes and the open command rows of every rung run, fold each (``Actor.turn``), hand the
-transitions to the lanes; after the commit delete exactly the letters folded, tell the watchers, and send what is owed.
+transitions to the lanes; after the commit send what is owed, tell the watchers, and delete exactly the letters folded
+(``afterwards``).
 Exceptions are contained per run: a letter that alone makes a turn or its commit fail is set aside and the run goes on;
 a run whose own turn keeps failing is parked. Its neighbours never notice. (That Postgres, Redis or a Gateway is away is
 no failure of a turn.)
@@ -15,15 +16,16 @@ from dataclasses import replace
 
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
-from daemon.machine.commands import Command, CommandId, Entry, RunId, Urgency
+from daemon.machine.commands import Command, CommandId, Entry, Urgency
 from daemon.machine.needs import Facts, needs
 from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
 from daemon.runtime.actor import REASON_CHARS, Actor, Turn
+from daemon.runtime.afterwards import Afterwards
 from daemon.runtime.clock import Clock
 from daemon.runtime.learning import Learning
 from daemon.runtime.ownership import Ownership
-from daemon.runtime.ports import Aside, Authority, Claims, Dispatch, Inbox, Lane, Tools, Weather
+from daemon.runtime.ports import Aside, Authority, Claims, Dispatch, Inbox, Lane, Publisher, Tools, Weather
 from daemon.runtime.residents import Residents
 from daemon.runtime.sender import Sender
 from daemon.telemetry import log
@@ -54,6 +56,7 @@ class Host:
         lanes: Sequence[Lane],
         claims: Claims,
         inbox: Inbox,
+        publisher: Publisher,
         ownership: Ownership,
         dispatch: Dispatch,
         aside: Aside,
@@ -72,7 +75,6 @@ class Host:
         self._inbox = inbox
         self._ownership = ownership
         self._sender = Sender(residents, clock, dispatch, tools, authority, fresh_s=lease_ttl_s / 2)
-        self._aside = aside
         self._weather = weather
         self._tools = tools
         self._authority = authority
@@ -80,14 +82,23 @@ class Host:
         self._limits = limits
         self._linger_s = linger_s
         self._batch = batch
-        self._done: asyncio.Queue[list[Turn]] = asyncio.Queue()
+        self._afterwards = Afterwards(
+            residents=residents,
+            clock=clock,
+            claims=claims,
+            inbox=inbox,
+            aside=aside,
+            publisher=publisher,
+            rest=self._rest,
+            retry_s=RETRY_S,
+        )
 
     async def run(self) -> None:
         """Turn until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number, (lane, queue) in enumerate(self._lanes):
                 group.create_task(self._commit(lane, queue), name=f"lane-{number}")
-            group.create_task(self._afterwards(), name="afterwards")
+            group.create_task(self._afterwards.run(), name="afterwards")
             group.create_task(self._turns(), name="turns")
             group.create_task(self._learning.run(), name="learning")
             group.create_task(self._residents.strays.run(self._inbox), name="strays")
@@ -114,6 +125,7 @@ class Host:
                 and self._residents.get(actor.id) is actor
             }
             await asyncio.sleep(0.01)
+        await self._afterwards.quiet()
 
     def ask_again(self, agent_id: str | None = None) -> None:
         """We may have missed something (the Gateway's stream broke, or this agent's tunnel): inquire about every
@@ -192,7 +204,7 @@ class Host:
             actor.quiet_since = self._clock.monotonic()
             self._queue_of(actor).put_nowait(turn)
         elif turn.entries:
-            self._done.put_nowait([turn])
+            self._afterwards.put([turn])
         else:
             self._rest(actor)
 
@@ -221,7 +233,7 @@ class Host:
         if poison:
             sound = [entry for number, entry in enumerate(letters) if number not in poison]
             self._residents.keep(actor, sound, again=True)
-            self._done.put_nowait([Turn(actor, None, (letters[number],), aside=why) for number, why in poison.items()])
+            self._afterwards.put([Turn(actor, None, (letters[number],), aside=why) for number, why in poison.items()])
             return
         actor.failures += 1
         log.exception("a run's turn failed", run_id=str(actor.id), failures=actor.failures)
@@ -241,7 +253,7 @@ class Host:
         if turn.transition is not None:
             self._queue_of(actor).put_nowait(turn)
         else:
-            self._done.put_nowait([turn])
+            self._afterwards.put([turn])
 
     def _queue_of(self, actor: Actor) -> asyncio.Queue[Turn]:
         """A run is always in the same lane."""
@@ -266,7 +278,7 @@ class Host:
                     self._authority.confirmed(one.authority, started)
             committed = [turn for turn in batch if self._concluded(turn, outcomes)]
             if committed:
-                self._done.put_nowait(committed)
+                self._afterwards.put(committed)
 
     def _concluded(self, turn: Turn, outcomes: Outcomes) -> bool:
         """Take over what became of one transition; True when it was committed."""
@@ -301,75 +313,13 @@ class Host:
             self._residents.keep(actor, turn.entries, again=True)
             self._residents.free(actor)
         elif turn.entries and turn.aside is None:
-            self._done.put_nowait([replace(turn, transition=None, aside=reason)])
+            self._afterwards.put([replace(turn, transition=None, aside=reason)])
         elif actor.failures < FAILURES_BEFORE_PARK:
             actor.failures = FAILURES_BEFORE_PARK
             commands = [row.command_id for row in transition.verdicts] if transition is not None else []
             self._park(actor, (), commands, f"Postgres refuses what was told: {reason}")
         else:
             self._residents.drop(turn.actor, turn.entries)
-
-    async def _afterwards(self) -> None:
-        """After commits: delete, tell, and let the runs have their next turn."""
-        while True:
-            turns = await self._done.get()
-            while not self._done.empty():
-                turns += self._done.get_nowait()
-            turns = await self._still_ours(turns)
-            turns = await self._set_aside(turns)
-            folded: dict[RunId, tuple[bytes, ...]] = {}
-            for turn in turns:
-                if turn.folded:
-                    folded[turn.actor.id] = folded.get(turn.actor.id, ()) + turn.folded
-            said = {turn.actor.id: turn.transition.told() for turn in turns if turn.transition is not None}
-            try:
-                await self._inbox.after(folded, said)
-            except FabricUnavailable as fault:
-                log.warning("watchers were not told, letters stay: both repair themselves", fault=str(fault))
-            for actor, moved in {turn.actor: turn.transition is not None for turn in turns}.items():
-                self._rest(actor, owes=not moved)  # what a commit left owed was sent as it came back
-
-    async def _set_aside(self, turns: list[Turn]) -> list[Turn]:
-        """Keep what is set aside; while Postgres is away it stays in the inbox, and is found again."""
-        letters = [(turn.actor.id, raw, turn.aside) for turn in turns if turn.aside for _, raw, *_ in turn.entries]
-        if not letters:
-            return turns
-        for run_id, _, why in letters:
-            log.error("a letter is set aside", run_id=str(run_id), fault=why)
-        try:
-            await self._aside.keep(letters)
-        except StoreUnavailable as fault:
-            log.warning("poison letters stay where they are", fault=str(fault))
-            for turn in turns:
-                if turn.aside:
-                    self._residents.keep(turn.actor, turn.entries)
-            return [replace(turn, entries=()) if turn.aside else turn for turn in turns]
-        return turns
-
-    async def _still_ours(self, turns: Sequence[Turn]) -> list[Turn]:
-        """A turn that committed has passed the fence; one whose letters led to nothing has not.
-
-        What means nothing to an old state may be news to the present one, so Postgres is asked before such letters are
-        deleted. If it stands (and it cannot have moved without us), they are of no use to anybody.
-        """
-        folded = [turn.actor for turn in turns if turn.transition is None]
-        if not folded:
-            return list(turns)
-        try:
-            held = await self._claims.still_held([(actor.id, actor.owner, actor.epoch) for actor in folded])
-        except StoreUnavailable as fault:
-            log.warning("letters that led to nothing stay for now", fault=str(fault))
-            for turn in turns:
-                if turn.transition is None:
-                    self._residents.keep(turn.actor, turn.entries)
-            self._residents.put_back(folded, self._clock.monotonic() + RETRY_S)
-            return [turn for turn in turns if turn.transition is not None]
-        for turn in turns:
-            if turn.transition is None and turn.actor.id not in held:
-                telemetry.fenced.inc()
-                log.info("fenced: another node owns the run", run_id=str(turn.actor.id), epoch=turn.actor.epoch)
-                self._residents.drop(turn.actor, turn.entries)
-        return [turn for turn in turns if turn.transition is not None or turn.actor.id in held]
 
     def _rest(self, actor: Actor, *, owes: bool = True) -> None:
         """The turn is over: send what is owed, set the alarms, and let the run go when it only waits."""

@@ -65,9 +65,15 @@ class Inbox(Protocol):
 
     async def give_back(self, letters: Sequence[tuple[RunId, Entry]]) -> None: ...
 
-    async def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None: ...
+    async def delete(self, folded: Mapping[RunId, Sequence[bytes]]) -> None: ...
 
     async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]: ...
+
+
+class Publisher(Protocol):
+    """Tells watchers."""
+
+    async def publish(self, said: Sequence[tuple[RunId, Told]]) -> list[int]: ...
 
 
 class Ready(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 
 from daemon.config import Settings
 from daemon.errors import RunwardenError
+from daemon.fabric.bus import Publisher
 from daemon.fabric.client import Client
 from daemon.fabric.generation import Generation
 from daemon.fabric.inbox import Inbox
@@ -57,11 +58,10 @@ class Runner:
     def __init__(
         self, settings: Settings, pool: Pool, redis: Client, keys: Keys, gateways: Gateways, lanes: list[Lane]
     ) -> None:
-        runtime = settings.runtime
+        runtime, bound = settings.runtime, settings.fabric.inbox_bound
         node, ttl_s = f"{runtime.node_name}.{secrets.token_hex(3)}", runtime.lease_ttl_s
         self._drain_s = runtime.drain_s
         claims, clock = Claims(pool), Clock(time.monotonic)
-        bound = settings.fabric.inbox_bound
         inbox = Inbox(redis, keys, bound=bound)
         ready, leases = Ready(redis, keys, node=node), Leases(redis, keys, ttl_s=ttl_s)
         self._residents = residents = Residents(time.monotonic, hold_s=runtime.log_hold_s, bound=bound)
@@ -99,6 +99,7 @@ class Runner:
             lanes=lanes,
             claims=claims,
             inbox=inbox,
+            publisher=Publisher(redis, keys),
             ownership=self._ownership,
             dispatch=self._dispatch,
             aside=Poison(pool),

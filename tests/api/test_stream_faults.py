@@ -61,7 +61,7 @@ async def test_who_was_told_what_postgres_has_lost_since_is_cut_off_and_begins_a
     async with live.watch(run_id) as watch:
         await watch.until("replay.done")
         with redis.Redis.from_url(redis_url) as bus:
-            told = Told(last + 1, last + 1, False, (), lost)
+            told = Told(last + 1, last + 1, False, lost)
             bus.publish(Keys(redis_prefix).events(RunId(UUID(run_id))), told.pack())
         await watch.until("step.approved")
         await watch.rest(within_s=5)

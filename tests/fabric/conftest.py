@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import uuid_utils.compat as uuid7
 
-from daemon.fabric.bus import Bus
+from daemon.fabric.bus import Bus, Publisher
 from daemon.fabric.client import Client, open_client
 from daemon.fabric.generation import Generation
 from daemon.fabric.inbox import Inbox
@@ -64,6 +64,9 @@ class OverRedis:
     def bus(self, node: str = "n1") -> Bus:
         return Bus(self.client, self.keys, node=node)
 
+    def publisher(self) -> Publisher:
+        return Publisher(self.client, self.keys)
+
     async def flush(self) -> None:
         """Forget everything, as a server does that restarts empty."""
         await self.client.redis.flushall()
@@ -105,6 +108,9 @@ class OverMemory:
 
     def bus(self, node: str = "n1") -> double.Bus:
         return double.Bus(self._to, None, node=node)
+
+    def publisher(self) -> double.Publisher:
+        return double.Publisher(self._to, None)
 
     async def flush(self) -> None:
         self._server.flush()

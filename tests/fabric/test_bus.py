@@ -13,7 +13,7 @@ from daemon.machine.record import Told
 from tests.fabric.conftest import OverRedis, new_run
 from tests.patience import eventually
 
-SOMETHING = Told(3, 5, False, ("c1",), b'id: 3\nevent: x\ndata: {"a":"\n"}\n\n')
+SOMETHING = Told(3, 5, False, b'id: 3\nevent: x\ndata: {"a":"\n"}\n\n')
 
 
 class Ear:
@@ -47,14 +47,14 @@ async def ear(fabric: OverRedis) -> AsyncIterator[Ear]:
 
 
 async def tell(fabric: OverRedis, *runs: RunId, told: Told = SOMETHING) -> None:
-    await fabric.inbox().after({}, dict.fromkeys(runs, told))
+    await fabric.publisher().publish([(run_id, told) for run_id in runs])
 
 
 async def test_a_watch_is_confirmed_and_then_everything_is_heard(fabric: OverRedis, ear: Ear) -> None:
     run_id = new_run()
     await ear.bus.watch([run_id])
     await ear.hears((run_id, None))
-    last = Told(6, 6, True, (), b"")
+    last = Told(6, 6, True, b"")
     await tell(fabric, run_id)
     await tell(fabric, run_id, told=last)
     await ear.hears((run_id, None), (run_id, SOMETHING), (run_id, last))
@@ -65,8 +65,8 @@ async def test_what_is_told_after_the_confirmation_was_sent_is_not_missed(fabric
     run_id = new_run()
     await ear.bus.watch([run_id])
     for number in range(50):
-        await tell(fabric, run_id, told=Told(number, number, False, (), b""))
-    await eventually(lambda: ear.heard and ear.heard[-1][1] == Told(49, 49, False, (), b""))
+        await tell(fabric, run_id, told=Told(number, number, False, b""))
+    await eventually(lambda: ear.heard and ear.heard[-1][1] == Told(49, 49, False, b""))
     first = next(index for index, (_, told) in enumerate(ear.heard) if told is None)
     numbers = [told.first_seq for _, told in ear.heard[first + 1 :] if told is not None]
     assert numbers == list(range(50 - len(numbers), 50))
@@ -112,13 +112,13 @@ async def test_a_watch_before_the_bus_runs_is_confirmed_when_it_does(fabric: Ove
         await ear.close()
 
 
-async def test_every_node_hears(fabric: OverRedis, ear: Ear) -> None:
-    other, run_id = Ear(fabric, "n2"), new_run()
+async def test_every_node_hears_and_the_publisher_learns_how_many_did(fabric: OverRedis, ear: Ear) -> None:
+    other, run_id, unwatched = Ear(fabric, "n2"), new_run(), new_run()
     try:
         for one in (ear, other):
             await one.bus.watch([run_id])
             await one.confirmed(run_id)
-        await tell(fabric, run_id)
+        assert await fabric.publisher().publish([(run_id, SOMETHING), (unwatched, SOMETHING)]) == [2, 0]
         for one in (ear, other):
             await one.hears((run_id, SOMETHING))
     finally:
@@ -129,6 +129,6 @@ async def test_told_survives_the_way(fabric: OverRedis, ear: Ear) -> None:
     run_id = new_run()
     await ear.bus.watch([run_id])
     await ear.confirmed(run_id)
-    told = Told(1, 2, True, ("a", "b"), bytes(range(256)) * 100)
+    told = Told(1, 2, True, bytes(range(256)) * 100)
     await tell(fabric, run_id, told=told)
     await ear.hears((run_id, told))

@@ -59,7 +59,7 @@ async def test_a_read_is_bounded_and_the_rest_comes_next(fabric: OverRedis) -> N
     await inbox.append([chunk(run_id, number) for number in range(READ_LIMIT + 5)])
     first = (await inbox.read([run_id]))[run_id]
     assert len(first) == READ_LIMIT
-    await inbox.after({run_id: [entry.key for entry in first]}, {})
+    await inbox.delete({run_id: [entry.key for entry in first]})
     rest = (await inbox.read([run_id]))[run_id]
     assert [entry.raw for entry in rest] == [b"chunk %d" % number for number in range(READ_LIMIT, READ_LIMIT + 5)]
 
@@ -70,13 +70,13 @@ async def test_exactly_the_folded_letters_are_deleted(fabric: OverRedis) -> None
     await inbox.append([*(chunk(run_id, number) for number in range(4)), result(neighbour)])
     letters = (await inbox.read([run_id]))[run_id]
     await inbox.append([result(run_id)])
-    await inbox.after({run_id: [letters[0][0], letters[2][0]]}, {})
+    await inbox.delete({run_id: [letters[0][0], letters[2][0]]})
     left = await inbox.read([run_id, neighbour])
     assert [entry.raw for entry in left[run_id]] == [b"chunk 1", b"chunk 3", b"result"]
     assert len(left[neighbour]) == 1
-    await inbox.after({run_id: [letters[0][0]]}, {})
+    await inbox.delete({run_id: [letters[0][0]]})
     assert len((await inbox.read([run_id]))[run_id]) == 3
-    await inbox.after({}, {})
+    await inbox.delete({})
 
 
 async def test_an_append_rings_the_holder(fabric: OverRedis) -> None:

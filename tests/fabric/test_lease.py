@@ -89,7 +89,7 @@ async def test_a_release_is_refused_while_letters_wait(fabric: OverRedis) -> Non
     assert await fabric.leases().release([held]) == {run_id: "w"}
     assert await fabric.leases().renew([held]) == {run_id: "r"}
     ((entry, *_),) = (await inbox.read([run_id]))[run_id]
-    await inbox.after({run_id: [entry]}, {})
+    await inbox.delete({run_id: [entry]})
     assert await fabric.leases().release([held]) == {run_id: "r"}
 
 

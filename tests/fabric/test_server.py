@@ -310,7 +310,7 @@ async def test_runs_that_are_let_go_leave_no_key(fabric: OverRedis) -> None:
     held = await held_by(fabric, "n1", run_id)
     await inbox.append([Post(run_id, "h", b"letter")])
     ((entry, *_),) = (await inbox.read([run_id]))[run_id]
-    await inbox.after({run_id: [entry]}, {})
+    await inbox.delete({run_id: [entry]})
     assert await fabric.leases().release([held]) == {run_id: "r"}
     found = [key.decode() for key in await fabric.client.redis.keys("*")]
     assert [key for key in found if run_id.hex in key] == []

@@ -211,19 +211,27 @@ def test_a_turn_is_told_as_one_block_of_frames_and_survives_the_bus() -> None:
     story.turn(letters=[done(story.req)], commands=[story.command("cancel")])
     told = story.transitions[-1].told()
     assert (told.first_seq, told.last_seq, told.terminal) == (3, 5, True)
-    assert told.decided == tuple(str(row.command_id) for row in story.transitions[-1].verdicts)
     frames = told.frames.split(b"\n\n")
     assert [block.split(b"\n")[0] for block in frames] == [*(b"id: %d" % seq for seq in range(3, 6)), b""]
     assert all(b'"created_at":"2027-01-15T08:00:01.234Z"' in block for block in frames[:-1])
     assert Told.unpack(told.pack()) == told
 
 
-def test_a_turn_without_events_tells_only_what_was_decided() -> None:
+def test_a_turn_that_nobody_watches_is_told_as_something_to_read() -> None:
     story = Story()
-    story.say("resume", seen=1)
-    told = story.transitions[-1].told()
-    assert (told.first_seq, told.last_seq, told.frames, len(told.decided)) == (3, 2, b"", 1)
+    story.turn(letters=[done(story.req)])
+    told = story.transitions[-1].told(whole=False)
+    assert told == Told(story.run.last_seq + 1, story.run.last_seq, True, b"")
     assert Told.unpack(told.pack()) == told
+
+
+def test_two_turns_are_told_as_one_while_that_is_whole_and_small() -> None:
+    first, second = Told(3, 4, False, b"one"), Told(5, 5, True, b"two")
+    to_be_read = Told(6, 5, True, b"")
+    assert first.then(second, most=6) == Told(3, 5, True, b"onetwo")
+    assert first.then(second, most=5) == to_be_read
+    assert first.then(Told(6, 5, True, b""), most=6) == to_be_read
+    assert Told(5, 4, False, b"").then(second, most=6) == to_be_read
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ class Inbox:
     async def read(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Entry]]:
         return await self._line.ask("read inboxes", lambda: self._server.letters(run_ids, self.read_limit))
 
-    async def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None:
-        if folded or said:
-            await self._line.ask("after", lambda: self._server.after(folded, said))
+    async def delete(self, folded: Mapping[RunId, Sequence[bytes]]) -> None:
+        if folded:
+            await self._line.ask("delete letters", lambda: self._server.delete_letters(folded))
 
     async def listen(self, node: str, block_ms: int) -> dict[RunId, Urgency]:
         bell, look = f"doorbell {node}", lambda: self._server.rung(node)
@@ -246,6 +246,16 @@ class Generation:
 async def waiting(client: To, keys: object, run_ids: Sequence[RunId]) -> set[RunId]:
     """Doubles ``daemon.fabric.waiting.waiting``."""
     return await client.line.ask("waiting", lambda: {i for i in run_ids if client.server.inboxes.get(i)})
+
+
+class Publisher:
+    """Doubles ``daemon.fabric.bus.Publisher``."""
+
+    def __init__(self, client: To, keys: object) -> None:
+        self._line, self._server = client.line, client.server
+
+    async def publish(self, said: Sequence[tuple[RunId, Told]]) -> list[int]:
+        return await self._line.ask("publish", lambda: self._server.publish(said))
 
 
 class Bus:

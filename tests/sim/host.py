@@ -45,6 +45,7 @@ DOUBLES: dict[str, Any] = {
     "PassiveRuns": postgres.PassiveRuns,
     "Poison": postgres.Poison,
     "Inbox": fabric.Inbox,
+    "Publisher": fabric.Publisher,
     "Leases": fabric.Leases,
     "Ready": fabric.Ready,
     "Role": fabric.Role,

@@ -70,9 +70,7 @@ def letters_deleted_first() -> AbstractContextManager[Any]:
             async def commit(_, batch: Sequence[Any]) -> Any:  # noqa: N805 - self is the host here
                 ids = {one.run_id for one in batch}
                 read = await self._inbox.read(list(ids))
-                await self._inbox.after(
-                    {run_id: [entry[0] for entry in letters] for run_id, letters in read.items()}, {}
-                )
+                await self._inbox.delete({run_id: [entry[0] for entry in letters] for run_id, letters in read.items()})
                 return await lane.commit(batch)
 
         await commit(self, Hasty(), queue)  # type: ignore[arg-type] # a lane is what commits

@@ -125,10 +125,10 @@ class Postgres:
         named = min((one.authority for one in batch if one.authority is not None), default=None)
         return named in (None, self.authority.version)
 
-    def commit(self, batch: Sequence[Transition]) -> int:
-        """One statement: where all pass the fences all is written, else nothing. Answers now; raises Fenced."""
+    def commit(self, batch: Sequence[Transition]) -> int | None:
+        """One statement: where all pass the fences all is written. Answers now; None: one did not, nothing is."""
         if not (self.authorized(batch) and all(self.passes(one) for one in batch)):
-            raise journal.Fenced
+            return None
         for one in batch:
             self._write(one)
         return self.now_ms()
@@ -313,7 +313,10 @@ class Lane(journal.Lane):
         self._line, self._server = connection.line, connection.server
 
     async def _commit_once(self, batch: list[Transition]) -> int:
-        return await self._line.ask("commit", lambda: self._server.commit(batch))
+        now_ms = await self._line.ask("commit", lambda: self._server.commit(batch))
+        if now_ms is None:
+            raise journal.Fenced("a run is not as its owner knew it")
+        return now_ms
 
     async def _connected(self) -> Any:
         return self

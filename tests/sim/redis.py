@@ -152,13 +152,16 @@ class Redis:
     def letters(self, run_ids: Sequence[RunId], limit: int) -> dict[RunId, list[Entry]]:
         return {run_id: list(self.inboxes[run_id].values())[:limit] for run_id in run_ids if self.inboxes.get(run_id)}
 
-    def after(self, folded: Mapping[RunId, Sequence[bytes]], said: Mapping[RunId, Told]) -> None:
+    def delete_letters(self, folded: Mapping[RunId, Sequence[bytes]]) -> None:
         for run_id, entries in folded.items():
             for entry in entries:
                 self.inboxes.get(run_id, {}).pop(entry, None)
-        for run_id, told in said.items():
+
+    def publish(self, said: Sequence[tuple[RunId, Told]]) -> list[int]:
+        for run_id, told in said:
             for hear in self.subscribers.get(run_id, ()):
                 hear(told)
+        return [len(self.subscribers.get(run_id, ())) for run_id, _ in said]
 
     def rung(self, node: str) -> list[tuple[bytes, dict[RunId, Urgency]]]:
         return list(self._doorbells.get(node, {}).items())[:100]

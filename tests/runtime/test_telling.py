@@ -1,0 +1,143 @@
+"""Telling watchers: whole only where somebody listens, in order, and never in a run's way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from daemon.errors import FabricUnavailable
+from daemon.fabric.bus import Publisher
+from daemon.machine.commands import Epoch, RunId
+from daemon.machine.record import Told
+from daemon.runtime import telling as room
+from daemon.runtime.actor import Actor
+from daemon.runtime.telling import Telling
+from tests.machine.scenario import Story, chunk
+from tests.patience import eventually
+from tests.runtime.harness import Rig, step
+
+
+class Listeners:
+    """A publisher whose words are heard by so many, and which may be slow or away."""
+
+    def __init__(self, listeners: int) -> None:
+        self.listeners = listeners
+        self.heard: list[Told] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.away = False
+
+    async def publish(self, said: Sequence[tuple[RunId, Told]]) -> list[int]:
+        await self.open.wait()
+        if self.away:
+            raise FabricUnavailable("away")
+        self.heard += [told for _, told in said]
+        return [self.listeners] * len(said)
+
+
+class Scene:
+    """One run that talks, and what is told of it."""
+
+    def __init__(self, publisher: Listeners) -> None:
+        self.story = Story()
+        self.actor = Actor(self.story.run, Epoch(1), "me", 0.0)
+        self.telling = Telling(publisher)
+
+    def says(self, text: str) -> None:
+        self.story.hear(chunk(self.story.req, text))
+        self.telling.tell(self.actor, self.story.transitions[-1])
+
+    async def told(self, text: str) -> None:
+        self.says(text)
+        await self.telling.quiet()
+
+
+@asynccontextmanager
+async def scene(publisher: Listeners) -> Any:
+    opened = Scene(publisher)
+    running = asyncio.create_task(opened.telling.run())
+    try:
+        yield opened
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_nobody_hears_is_only_mentioned_until_somebody_does() -> None:
+    publisher = Listeners(0)
+    async with scene(publisher) as on:
+        await on.told("before anybody could be asked\n")
+        await on.told("nobody there\n")
+        publisher.listeners = 1
+        await on.told("somebody has come\n")
+        await on.told("and hears this\n")
+    whole = [bool(told.frames) for told in publisher.heard]
+    assert whole == [True, False, False, True]
+    unheard = publisher.heard[1]
+    assert unheard.first_seq == unheard.last_seq + 1, "a watcher that hears it reads the log"
+    assert publisher.heard[3].first_seq == publisher.heard[2].last_seq + 1
+
+
+async def test_what_is_said_while_redis_is_slow_is_told_as_one_word() -> None:
+    publisher = Listeners(1)
+    async with scene(publisher) as on:
+        publisher.open.clear()
+        on.says("one\n")
+        await asyncio.sleep(0)
+        for text in ("two\n", "three\n", "four\n"):
+            on.says(text)
+        publisher.open.set()
+        await on.telling.quiet()
+    first, second = publisher.heard
+    assert (second.first_seq, second.last_seq) == (first.last_seq + 1, first.last_seq + 3)
+    assert [text in second.frames for text in (b"one", b"two", b"three", b"four")] == [False, True, True, True]
+
+
+async def test_what_piles_up_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MOST_BYTES", 1000)
+    publisher = Listeners(1)
+    async with scene(publisher) as on:
+        publisher.open.clear()
+        on.says("one\n")
+        await asyncio.sleep(0)
+        for _ in range(50):
+            on.says("x" * 100 + "\n")
+        publisher.open.set()
+        await on.telling.quiet()
+    last = publisher.heard[-1]
+    assert (last.frames, last.first_seq, last.last_seq) == (b"", on.story.run.last_seq + 1, on.story.run.last_seq)
+
+
+async def test_after_redis_was_away_it_goes_on() -> None:
+    publisher = Listeners(1)
+    async with scene(publisher) as on:
+        publisher.away = True
+        await on.told("lost\n")
+        publisher.away = False
+        await on.told("heard\n")
+    (told,) = publisher.heard
+    assert b"heard" in told.frames
+
+
+async def test_a_run_does_not_wait_until_watchers_were_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis takes the words, and never says that it did: three steps are made all the same."""
+    asked = 0
+
+    async def never(self: Publisher, said: Sequence[tuple[RunId, Told]]) -> list[int]:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(Publisher, "publish", never)
+    await rig.bind()
+    node = await rig.start()
+    run_id = await rig.create(step("a"), step("b"), step("c"))
+    await rig.until(run_id, "completed")
+    assert await eventually(lambda: asked) == 1
+    await node.crash()
+    rig.never_twice(3)
