@@ -27,7 +27,8 @@ from daemon.telemetry import log
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
-PLANS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_hashjoin": "off"}
+OTHER_WAYS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+PLANS = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(OTHER_WAYS, "off")
 """No plan of the commit depends on what is in a batch, so that planning each is a waste. And the one plan, often made
 while the table is small, stays while it grows: it shall find its runs by index."""
 
