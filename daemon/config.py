@@ -192,6 +192,7 @@ class Runtime(Group):
     residents: int = Field(
         12_000, ge=1, description="Most runs a node keeps in memory; it claims only what it has room for."
     )
+    busy_poll_ms: float = Field(1.5, ge=0, le=10, description="A lone quick run's commit is awaited awake. 0: not.")
     step_patience_s: float = Field(
         15.0, ge=0, description="A call that was surely not sent is repeated this long before its step fails."
     )

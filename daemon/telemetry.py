@@ -75,6 +75,7 @@ looks = _counters(
     "Looks at calls of passive runs: found, nothing, away, letters, postponed; overtaken besides by a claim or a wake.",
     "outcome",
 )
+busy_poll_seconds = _counter("runwarden_busy_poll_seconds_total", "Time that a lone run's node waited awake, not idle.")
 letters = _counters("runwarden_letters_total", "Letters folded into runs, by kind.", "kind")
 strangers = _counter("runwarden_strange_letters_total", "Letters about attempts that nobody made; forged or very late.")
 attempts_ended = _counters("runwarden_attempts_ended_total", "Attempts of tool calls, by how they ended.", "outcome")

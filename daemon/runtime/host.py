@@ -22,6 +22,7 @@ from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
 from daemon.runtime.actor import REASON_CHARS, Actor, Turn
 from daemon.runtime.afterwards import Afterwards
+from daemon.runtime.awake import Awake
 from daemon.runtime.clock import Clock
 from daemon.runtime.learning import Learning
 from daemon.runtime.ownership import Ownership
@@ -67,6 +68,7 @@ class Host:
         lease_ttl_s: float,
         linger_s: float,
         batch: int,
+        awake: Awake,
     ) -> None:
         self._residents = residents
         self._clock = clock
@@ -78,6 +80,7 @@ class Host:
         self._weather = weather
         self._tools = tools
         self._authority = authority
+        self._awake = awake
         self._learning = Learning(residents, clock, authority, retry_s=RETRY_S)
         self._limits = limits
         self._linger_s = linger_s
@@ -272,11 +275,13 @@ class Host:
             batch = [turn for turn in batch if turn not in gone] if gone else batch
             started = self._clock.monotonic()
             transitions = [turn.transition for turn in batch if turn.transition is not None]
+            self._awake.begun(batch[0].actor if len(batch) == 1 else None)
             outcomes = await lane.commit(transitions)
             for one in transitions:
                 if one.authority is not None and one.run_id in outcomes.committed:
                     self._authority.confirmed(one.authority, started)
             committed = [turn for turn in batch if self._concluded(turn, outcomes)]
+            self._awake.over()
             if committed:
                 self._afterwards.put(committed)
 

@@ -26,6 +26,7 @@ from daemon.fabric.role import Beacon, Role, shining
 from daemon.fabric.waiting import waiting
 from daemon.machine.state import Limits
 from daemon.runtime.authority import Authority
+from daemon.runtime.awake import Awake, pays
 from daemon.runtime.catalogue import Catalogue
 from daemon.runtime.clock import Clock
 from daemon.runtime.dispatch import GatewayDispatch
@@ -69,7 +70,6 @@ class Runner:
         self._authority = Authority(
             AuthorityRecords(pool), self._catalogue, clock, period_s=AUTHORITY_S, changed=self._look_again
         )
-        self._nudge = Nudge(redis, keys)
         self._ownership = Ownership(
             residents=residents,
             clock=clock,
@@ -110,9 +110,10 @@ class Runner:
             lease_ttl_s=ttl_s,
             linger_s=runtime.linger_s,
             batch=settings.store.journal_batch,
+            awake=Awake(time.monotonic, longest_s=pays(runtime.busy_poll_ms / 1000)),
         )
         self._presence = Presence(Beacon(redis, keys, node_beacon(node), node=node, ttl_s=ttl_s), ttl_s=ttl_s)
-        wait = partial(waiting, redis, keys)
+        self._nudge, wait = Nudge(redis, keys), partial(waiting, redis, keys)
         self._looks = Looks(runs=PassiveRuns(pool), inbox=inbox, ready=ready, waiting=wait, results=gateways.results)
         self._sweep = _sweep(settings, node, redis, keys, claims, self._looks, leases, inbox, ready, self.unsure)
 

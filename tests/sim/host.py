@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "stale_after_s": 0.5,
     "linger_s": 0.4,
     "log_hold_s": 0.1,
+    "busy_poll_ms": 0,  # time stands still there while somebody polls
     "gateway_retry_s": 0.3,
     "drain_s": 2.0,
     "step_patience_s": 3.0,

@@ -1,0 +1,126 @@
+"""Staying awake: only for one run alone that takes quick steps, only for a moment, and only where it pays."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from daemon.machine.commands import Epoch
+from daemon.runtime import awake as room
+from daemon.runtime.actor import Actor
+from daemon.runtime.awake import AFTER_S, IN_VAIN, QUICK_S, REST_S, Awake, pays
+from tests.machine.scenario import Story
+from tests.runtime.harness import Rig, count, step
+
+LONGEST_S = 0.001
+
+
+class Scene:
+    """A clock that only ``takes`` moves, and commits of runs."""
+
+    def __init__(self, longest_s: float = LONGEST_S) -> None:
+        self.now = 100.0
+        self.awake = Awake(lambda: self.now, longest_s=longest_s)
+
+    async def takes(self, seconds: float) -> bool:
+        """So much later: whether the loop is still kept awake."""
+        self.now += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return self.awake.polls
+
+    async def commit(self, alone: Actor | None, *, took_s: float = 0.0004, since_s: float = 0.0004) -> bool:
+        """One commit, ``since_s`` after the one before; whether it was waited for awake."""
+        await self.takes(since_s)
+        self.awake.begun(alone)
+        polled = await self.takes(0)
+        await self.takes(took_s)
+        self.awake.over()
+        return polled
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def a_run() -> Actor:
+    return Actor(Story().run, Epoch(1), "me", 0.0)
+
+
+async def test_the_second_of_two_quick_commits_of_one_run_is_waited_for_awake(scene: Scene) -> None:
+    run = a_run()
+    assert [await scene.commit(run) for _ in range(3)] == [False, True, True]
+
+
+async def test_it_stays_awake_a_moment_after_the_commit_and_no_longer(scene: Scene) -> None:
+    run = a_run()
+    for _ in range(2):
+        await scene.commit(run)
+    assert await scene.takes(AFTER_S * 0.9)
+    assert not await scene.takes(AFTER_S * 0.2)
+
+
+async def test_a_commit_is_waited_for_awake_only_so_long(scene: Scene) -> None:
+    run = a_run()
+    await scene.commit(run)
+    scene.awake.begun(run)
+    assert await scene.takes(LONGEST_S * 0.9)
+    assert not await scene.takes(LONGEST_S * 0.2)
+    scene.awake.over()
+    assert not await scene.takes(0), "what came late is not followed by more waiting"
+
+
+async def test_where_several_runs_move_nobody_waits_awake(scene: Scene) -> None:
+    one, other = a_run(), a_run()
+    assert [await scene.commit(run) for run in (one, other, one, other, None, None)] == [False] * 6
+
+
+async def test_for_tools_that_take_their_time_nobody_waits_awake(scene: Scene) -> None:
+    run = a_run()
+    assert [await scene.commit(run, since_s=QUICK_S * 1.1) for _ in range(3)] == [False] * 3
+
+
+async def test_where_it_was_in_vain_it_rests(scene: Scene) -> None:
+    run = a_run()
+    late = [await scene.commit(run, took_s=LONGEST_S * 1.1) for _ in range(1 + IN_VAIN + 2)]
+    assert late == [False, *[True] * IN_VAIN, False, False]
+    scene.now += REST_S
+    assert [await scene.commit(run) for _ in range(2)] == [False, True]
+
+
+async def test_a_commit_in_time_makes_good_for_late_ones(scene: Scene) -> None:
+    run = a_run()
+    await scene.commit(run)
+    for _ in range(2):
+        for _ in range(IN_VAIN - 1):
+            assert await scene.commit(run, took_s=LONGEST_S * 1.1)
+        assert await scene.commit(run)
+
+
+async def test_none_is_none() -> None:
+    scene, run = Scene(longest_s=0.0), a_run()
+    assert [await scene.commit(run) for _ in range(3)] == [False] * 3
+
+
+def test_with_one_cpu_it_never_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert pays(LONGEST_S) == 0
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert pays(LONGEST_S) == LONGEST_S
+
+
+@pytest.mark.parametrize(("busy_poll_ms", "polls"), [(10, True), (0, False)])
+async def test_a_node_waits_awake_where_it_is_told_to(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, busy_poll_ms: float, polls: bool
+) -> None:
+    monkeypatch.setattr(room, "QUICK_S", 5.0)
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    await rig.bind()
+    node = await rig.start(busy_poll_ms=busy_poll_ms)
+    before = count("runwarden_busy_poll_seconds_total")
+    run_id = await rig.create(*(step(f"s{number}") for number in range(5)))
+    await rig.until(run_id, "completed")
+    await node.crash()
+    assert (count("runwarden_busy_poll_seconds_total") > before) == polls
