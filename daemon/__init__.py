@@ -15,7 +15,7 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                  Gateway events                                     Gateway calls    store/journal.commit
                                                                                      (one statement, fenced, grouped)
                                                                                            │
-    SSE ◀─ api/stream ◀── store/log (after Last-Event-ID) ◀──(hint + frames)── fabric/bus ◀┘
+    SSE ◀─ api/stream ◀── store/log (after Last-Event-ID) ◀─(hint, frames)─ fabric/bus ◀─ runtime/telling
 
     machine/    PURE. spec → commands → decide, hear → settle → evolve → effects, record, wire; ground (what stands
                 about a call), approval (what exactly was approved, by whom, whether it still counts), cards (as told)
@@ -27,8 +27,9 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
     fabric/     Redis, its keys and scripts: primary, line, inbox and doorbell, waiting, lease, role,
                 ready, bus, generation, nudge
     runtime/    actor (a value), host (the turn loop), authority (the book of grants, policies and holds), learning (who
-                waits for it), sender (the permit), ownership, dispatch, hearing (an ``ingest`` for each Gateway),
-                strays, catalogue, sweep, looks, presence; ``ports`` between; ``runner`` puts them together
+                waits for it), sender (the permit), afterwards (letters deleted, watchers told by ``telling``), awake,
+                ownership, dispatch, hearing (an ``ingest`` for each Gateway), strays, catalogue, sweep, looks,
+                presence; ``ports`` between; ``runner`` puts them together
     issuer.py   the identity provider: its JWK Set, fetched with bounds, kept and renewed
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,
                 service_tokens; and what they may do: access (bindings, grants, policies, holds)
@@ -54,12 +55,13 @@ The laws
 1. The machine is pure. ``now`` is an argument: Postgres time in epoch milliseconds, carried between exchanges on the
    monotonic clock (``runtime/clock``), never behind the last event.
 2. Persist, then speak. A turn reads the whole inbox and the open command rows, folds them, commits everything at once;
-   then deletes exactly the letters folded, publishes, dispatches. All of that is repeatable: commands are rows, the
+   then dispatches, deletes exactly the letters folded, publishes. All of that is repeatable: commands are rows, the
    first RESULT wins, CHUNKs carry (term, number).
-3. The lease is a courtesy, the fence is the law: every commit says WHERE id, epoch, owner, last_seq. Zero rows, or a
-   lost reply, is followed by reading the row: mine and advanced, it was committed; mine and unchanged, repeat; else
-   fenced: drop the actor and whatever it had not sent. A row older than what its owner has committed means that
-   Postgres lost commits: the run is parked (``store/quarantine`` says why that is safe).
+3. The lease is a courtesy, the fence is the law: every commit says WHERE id, epoch, owner, last_seq. A batch of which
+   one run does not pass is refused whole. That, or a lost reply, is followed by reading the rows: mine and advanced, it
+   was committed; mine and unchanged, repeat; else fenced: drop the actor and whatever it had not sent. A row older than
+   what its owner has committed means that Postgres lost commits: the run is parked (``store/quarantine`` says why that
+   is safe).
 4. A person's word is a committed row before it is acknowledged. Bells carry nothing.
 5. The actor is the only decider. A handler submits and waits for a verdict. A command names the pause it saw; at
    another pause it is refused.
@@ -122,7 +124,12 @@ Where this differs from the first design, and why
 * Postgres tells the attempts of a run as the JSON that a GET answers (``store/runs``), so that shape stands there, not
   in ``api/shapes``: made in the node, an answer of 400 steps held its loop for 4 ms.
 * The grouped commit takes arrays of rows, not of columns (types of ``schema/0009``), and moves the runs by one fenced
-  UPDATE; the rest of it compares counts instead of joining. Its plan is generic, as it depends on nothing in a batch.
+  UPDATE; the rest need not ask whose run has moved, since a batch moves whole or not at all. Its plan is generic, as it
+  depends on nothing in a batch, and by index: it may have been made while there were ten runs.
+* Watchers are told beside the runs, which do not wait for it (``runtime/telling``), and whole events only of runs that
+  somebody listens to: whoever begins to listen is sent to the log by the first word, and hears all after it.
+* A node that carries one run alone, in quick steps, polls for the answers of its commits (``runtime/awake``): a third
+  of such a step was processes waking up with cold caches. It costs CPU, for as long as that run takes quick steps.
 * Metrics are counted by values of our own (``counting``) and told by prometheus_client, whose locks took 50 µs a step.
 * ``hear`` stands beside ``decide``: letters come in batches and get no verdict, commands come alone and get one each.
 * Revisions are rows of their own, not parts of the log: the inbox must find what waits by who is asked, and a claim
