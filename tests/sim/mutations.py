@@ -21,6 +21,7 @@ from daemon.machine.effects import Effect, effects
 from daemon.machine.state import Run
 from daemon.runtime import actor as actor_room
 from daemon.runtime.actor import Actor
+from daemon.runtime.afterwards import Afterwards
 from daemon.runtime.host import Host
 from daemon.runtime.ownership import Ownership
 from daemon.runtime.sender import Sender
@@ -131,10 +132,10 @@ def decided_without_the_seen_seq() -> AbstractContextManager[Any]:
 def letters_deleted_unasked() -> AbstractContextManager[Any]:
     """Letters that mean nothing to an owner are deleted without asking whether it still is the owner."""
 
-    async def ours(self: Host, turns: Sequence[Any]) -> list[Any]:
+    async def ours(self: Afterwards, turns: Sequence[Any]) -> list[Any]:
         return list(turns)
 
-    return patch.object(Host, "_still_ours", ours)
+    return patch.object(Afterwards, "_still_ours", ours)
 
 
 def leases_kept_after_a_failed_claim() -> AbstractContextManager[Any]:
