@@ -67,16 +67,17 @@ AboutACall: TypeAlias = (
 )
 
 ABOUT_A_CALL = (
+    AttemptRunning,
+    LogAppended,
+    AttemptEnded,
     AttemptIntended,
     AttemptSent,
     AttemptUnsent,
-    AttemptRunning,
-    LogAppended,
     AttemptCanceling,
-    AttemptEnded,
     EvidenceFound,
     AttemptSettled,
 )
+"""The same for ``isinstance``, which looks in this order: what each step has comes first."""
 
 V0_RESULT_STATE: dict[Outcome, str] = {
     "done": "done",

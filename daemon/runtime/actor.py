@@ -90,12 +90,12 @@ class Actor:
     caution: Caution = "none"
     rests: int = 0
     """Turns that are over, their effects sent."""
+    id: RunId = field(init=False)
     _owing: tuple[Run | None, tuple[Effect, ...]] = (None, ())
     """The state that ``owed`` was last asked about, and what it owed: nearly always a call is sent by that very one."""
 
-    @property
-    def id(self) -> RunId:
-        return self.run.id
+    def __post_init__(self) -> None:
+        self.id = self.run.id
 
     @property
     def agent_id(self) -> str | None:

@@ -260,7 +260,8 @@ class Host:
 
     def _queue_of(self, actor: Actor) -> asyncio.Queue[Turn]:
         """A run is always in the same lane."""
-        return self._lanes[actor.id.int % len(self._lanes)][1]
+        number = actor.id.int % len(self._lanes) if len(self._lanes) > 1 else 0
+        return self._lanes[number][1]
 
     async def _commit(self, lane: Lane, queue: asyncio.Queue[Turn]) -> None:
         """Whatever arrived while the last commit was in flight goes into the next: no timer."""
