@@ -31,7 +31,6 @@ from daemon.api import answers_of_authority as about
 from daemon.api.context import CONTEXT, DOCUMENT, Context
 from daemon.api.contract import Answer, Problems, Route, merged
 from daemon.api.gate import EVENTS, gate
-from daemon.api.openapi import describe
 from daemon.api.pace import PACE, Pace
 from daemon.api.refusals import REFUSALS, Refusals
 
@@ -243,6 +242,8 @@ ROUTES = [*API, *INBOX, *SERVICE_TOKENS, *AUTHORITY, *OPS, *DOCS]
 @cache
 def document() -> bytes:
     """``/openapi.json``."""
+    from daemon.api.openapi import describe  # 40 ms of each start, for what few ever ask
+
     return orjson.dumps(describe(ROUTES))
 
 
