@@ -135,6 +135,8 @@ Where this differs from the first design, and why
 * Revisions are rows of their own, not parts of the log: the inbox must find what waits by who is asked, and a claim
   must know the newest without reading events. The events tell the same, and replaying them builds it
   (``StepPaused.revision``).
+* The log keeps the events of a commit as one row, a page: five rows a step took a fifth of the WAL. People, and nodes
+  of the release before, read it by the view ``workflow_run_events``, a row an event (``schema/0022``, ``store/log``).
 * An approval is voided by what has become stricter about this one call, never by a version that has moved: else each
   grant anywhere would ask everybody anew.
 * ``held`` is a pause, not a wait in memory: it is seen, survives its node, costs nothing, and whoever reads that a hold

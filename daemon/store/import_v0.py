@@ -350,7 +350,7 @@ def _tables(runs: Sequence[Imported], now: int) -> Iterator[tuple[str, tuple[str
     yield "workflow_run_steps", names, steps
     yield _attempts(runs)
     log: Rows = [(one.run.id, r.seq, r.event_type, r.payload, _moment(r.at)) for one in runs for r in one.log]
-    yield "workflow_run_events", ("run_id", "seq", "event_type", "payload", "created_at"), log
+    yield "workflow_run_single_events", ("run_id", "seq", "event_type", "payload", "created_at"), log
 
 
 def _heads(runs: Sequence[Imported], now: int) -> tuple[str, tuple[str, ...], Rows]:

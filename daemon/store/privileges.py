@@ -22,7 +22,9 @@ NEEDS = {
     "workflow_run_specs": "SELECT, INSERT",
     "workflow_run_steps": "SELECT, INSERT, UPDATE",
     "workflow_run_attempts": "SELECT, INSERT, UPDATE",
-    "workflow_run_events": "SELECT, INSERT",
+    "workflow_run_pages": "SELECT, INSERT",
+    "workflow_run_single_events": "SELECT, INSERT",
+    "workflow_run_events": "SELECT, INSERT",  # the view of both; nodes of the release before write to it
     "workflow_run_commands": "SELECT, INSERT, UPDATE",
     "workflow_run_poison": "SELECT, INSERT",
     "workflow_run_approvals": "SELECT, INSERT, UPDATE",
@@ -38,9 +40,10 @@ NEEDS = {
     "audit_log": "SELECT, INSERT",
     "_yoyo_migration": "SELECT",
 }
-"""By table. Rows that are locked are rows that may be updated. Partitions are reached through their table only."""
+"""By table, or view. Rows that are locked are rows that may be updated. Partitions are reached by their table only."""
+_LOGS = ("workflow_run_pages", "workflow_run_single_events")
 CALLS = ("ensure_event_partitions(integer)", "uuid_v7_floor(timestamptz)")
-APPEND_ONLY = ("audit_log", "workflow_run_events")
+APPEND_ONLY = ("audit_log", "workflow_run_events", *_LOGS)
 
 _GRANTING = 7277238002
 """The advisory lock of those who grant at once."""
@@ -48,7 +51,7 @@ _ROLE = """
 SELECT rolsuper, pg_has_role(rolname, (SELECT relowner FROM pg_class WHERE oid = 'audit_log'::regclass), 'MEMBER')
 FROM pg_roles WHERE rolname = %s
 """
-_PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'workflow_run_events'::regclass"
+_PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = ANY(%s::text[]::regclass[])"
 _REWRITES = """
 SELECT relation FROM unnest(%s::text[]) AS relation
 WHERE has_table_privilege(%s, relation, 'UPDATE, DELETE, TRUNCATE') OR has_any_column_privilege(%s, relation, 'UPDATE')
@@ -91,7 +94,7 @@ def _grant(connection: psycopg.Connection, role: str) -> None:
             f"The role {role!r} may create tables in the schema {schema!r}, which no node needs: "
             f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {role}; then repeat this."
         )
-    partitions = [name for (name,) in connection.execute(_PARTITIONS).fetchall()]
+    partitions = [name for (name,) in connection.execute(_PARTITIONS, (list(_LOGS),)).fetchall()]
     for table in (*NEEDS, *partitions):
         connection.execute(SQL("REVOKE ALL ON TABLE {} FROM {}").format(Identifier(table), to))
     for table, needed in NEEDS.items():

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from daemon.machine.commands import RunId
-from daemon.machine.record import AttemptRow, StepRow, Transition
+from daemon.machine.record import AttemptRow, EventRow, StepRow, Transition
 
 _T = TypeVar("_T")
 
@@ -58,10 +58,10 @@ WITH moved AS (
         mark_term = excluded.mark_term, mark_number = excluded.mark_number,
         error = coalesce(excluded.error, a.error), exit_code = coalesce(excluded.exit_code, a.exit_code),
         result = coalesce(excluded.result, a.result), log_tail = right(a.log_tail || excluded.log_tail, 8000)
-), event_rows AS (
-    INSERT INTO workflow_run_events (run_id, seq, event_type, payload, created_at)
-    SELECT t.run_id, t.seq, t.event_type, t.payload::json, to_timestamp(t.at_ms / 1e3::float8)
-    FROM unnest($4::commit_event[]) AS t
+), page_rows AS (
+    INSERT INTO workflow_run_pages (run_id, first_seq, events, created_at)
+    SELECT t.run_id, t.first_seq, t.events, to_timestamp(t.at_ms / 1e3::float8)
+    FROM unnest($4::commit_page[]) AS t
 """
 
 _DECIDE = """), verdict_rows AS (
@@ -297,7 +297,7 @@ def arguments(batch: Sequence[Transition]) -> Arguments:
     runs: list[tuple[object, ...]] = []
     steps: list[tuple[object, ...]] = []
     attempts: list[tuple[object, ...]] = []
-    events: list[tuple[object, ...]] = []
+    pages: list[tuple[object, ...]] = []
     verdicts: list[tuple[object, ...]] = []
     approvals: list[tuple[object, ...]] = []
     authority: int | None = None
@@ -307,13 +307,20 @@ def arguments(batch: Sequence[Transition]) -> Arguments:
         place = (run.last_seq, run.status, run.paused_reason, run.paused_seq, run.step_index)
         runs.append((*fence, *place, one.at, run.started_at, run.finished_at, run.error_code, run.error_message))
         steps += [_step(run_id, row) for row in one.steps]
-        events += [(run_id, row.seq, row.event_type, row.payload, one.at) for row in one.events]
+        if one.events:
+            pages.append((run_id, one.events[0].seq, _page(one.events), one.at))
         attempts += [_attempt(run_id, row) for row in one.attempts]
         verdicts += [(run_id, *row) for row in one.verdicts]
         approvals += [(run_id, *row) for row in one.approvals]
         if one.authority is not None and (authority is None or one.authority < authority):
             authority = one.authority
-    return Arguments([runs, steps, attempts, events, authority], [verdicts, approvals])
+    return Arguments([runs, steps, attempts, pages, authority], [verdicts, approvals])
+
+
+def _page(events: Sequence[EventRow]) -> str:
+    """The events of a commit as one JSON text, read back by ``log``. Their seqs are dense, their types our own."""
+    told = [f'["{row.event_type}",{row.payload}]' for row in events]
+    return f"[{','.join(told)}]"
 
 
 def _step(run_id: RunId, row: StepRow) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ INSERT INTO workflow_run_commands (id, run_id, kind, issued_by) SELECT command_i
 """
 COMPLETED = "SELECT count(*) FROM workflow_runs WHERE id = ANY($1::uuid[]) AND status = 'completed'"
 STANDING = "SELECT status, paused_reason, count(*) FROM workflow_runs GROUP BY 1, 2"
-TABLES = ("specs", "steps", "attempts", "events", "commands", "approvals")
+TABLES = ("specs", "steps", "attempts", "pages", "commands", "approvals")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +161,8 @@ def _clone(table: str, columns: Sequence[str]) -> str:
     fresh = {own: "c.run_id", "nonce": "c.nonce", "req_id": "c.tag || t.step_index || '-' || t.attempt"}
     if table == "commands":
         fresh["id"] = "gen_random_uuid()"
-    if table == "events":
-        fresh["payload"] = "replace(t.payload::text, $1::uuid::text, c.run_id::text)::json"
+    if table == "pages":
+        fresh["events"] = "replace(t.events::text, $1::uuid::text, c.run_id::text)::json"
     chosen = ", ".join(fresh.get(column, f"t.{column}") for column in columns)
     return f"INSERT INTO {name} ({', '.join(columns)}) SELECT {chosen} FROM clones c, {name} t WHERE t.{own} = $1::uuid"
 

@@ -30,13 +30,14 @@ LOUD_BYTES = 100_000
 """What the run of the slow clients says a step: about 400 KB a second, more than the system's buffers hold for long."""
 REPLAYS = 5
 LONG = """
-INSERT INTO workflow_run_events (run_id, seq, event_type, payload, created_at)
-SELECT $2, g, e.event_type, e.payload, e.created_at FROM generate_series(1, $3::bigint) AS g JOIN LATERAL (
+INSERT INTO workflow_run_pages (run_id, first_seq, events, created_at)
+SELECT $2, min(g), json_agg(json_build_array(e.event_type, e.payload) ORDER BY g), max(e.created_at)
+FROM generate_series(1, $3::bigint) AS g JOIN LATERAL (
     SELECT * FROM workflow_run_events WHERE run_id = $1 AND CASE
         WHEN g = $3 THEN event_type = 'run.completed'
         WHEN g < 5 THEN seq = g
         ELSE event_type = 'tool.log' END LIMIT 1
-) AS e ON true
+) AS e ON true GROUP BY (g - 1) / $4::bigint
 """
 
 
@@ -194,5 +195,5 @@ async def _long_run(place: Place, events: int) -> UUID:
         f" SELECT $2, $3, {columns[0]} FROM workflow_runs WHERE id = $1",
         short, long, events,
     )  # fmt: skip
-    await place.sql.execute(LONG, short, long, events)
+    await place.sql.execute(LONG, short, long, events, EVENTS_A_STEP)
     return long

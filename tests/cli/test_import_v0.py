@@ -79,8 +79,8 @@ def test_a_second_run_copies_nothing_and_changes_nothing(v0: V0, database: str) 
     assert (second["runs"], second["workflows"], second["present"]) == ({}, 0, {"workflows": 4, "runs": 4})
     assert everything(database) == after
     with psycopg.connect(database) as connection:
-        kept = connection.execute("SELECT DISTINCT tableoid::regclass::text FROM workflow_run_events").fetchall()
-    assert kept == [("workflow_run_events_default",)]
+        kept = connection.execute("SELECT DISTINCT tableoid::regclass::text FROM workflow_run_single_events").fetchall()
+    assert kept == [("workflow_run_single_events_default",)]
 
 
 def test_a_log_with_gaps_repeats_and_nul_characters_becomes_dense(v0: V0, database: str) -> None:

@@ -13,7 +13,7 @@ from daemon.store.pool import Pool
 from tests.patience import eventually
 from tests.runtime.harness import Rig, count, step
 
-TABLES = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts", "workflow_run_events")
+TABLES = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts", "workflow_run_pages")
 COMMIT = "WITH moved AS ("
 NAMES = {
     "INSERT INTO workflow_runs": "created",
@@ -84,14 +84,14 @@ async def test_a_step_costs_one_commit_and_the_same_rows_in_a_run_of_any_length(
         "workflow_runs": 1,
         "workflow_run_steps": steps,
         "workflow_run_attempts": steps,
-        # run.created, run.completed; a step: step.progress, tool.status, tool.log, tool.result, step.completed
-        "workflow_run_events": 2 + 5 * steps,
+        # one a commit; a step's: tool.status, tool.log, tool.result, step.completed, step.progress
+        "workflow_run_pages": steps + 1,
     }
     assert writes.updated == {
         "workflow_runs": 1 + (steps + 1),  # the claim, and each commit
         "workflow_run_steps": steps,
         "workflow_run_attempts": steps,
-        "workflow_run_events": 0,
+        "workflow_run_pages": 0,
     }
 
 

@@ -7,10 +7,12 @@ story's owner, and commits what the story recorded. So no test here invents a tr
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from importlib import resources
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import psycopg
 import pytest
 import uuid_utils.compat as uuid7
 
@@ -123,6 +125,13 @@ class Book:
         """The seq of every event of a run, in order."""
         found = await self.pool.fetch("SELECT seq FROM workflow_run_events WHERE run_id = $1 ORDER BY seq", run_id)
         return [row["seq"] for row in found]
+
+
+def move_schema(url: str, migration: str, *, back: bool = False) -> None:
+    """Apply one migration or its rollback by itself, in one transaction; yoyo does not hear of it."""
+    script = resources.files("schema") / f"{migration}{'.rollback' if back else ''}.sql"
+    with psycopg.connect(url) as connection:
+        connection.execute(script.read_text())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.machine.scenario import acked, chunk, done, step
 from tests.patience import eventually
 from tests.store.conftest import Book
 
-TABLES = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts", "workflow_run_events", "workflow_run_specs")
+TABLES = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts", "workflow_run_pages", "workflow_run_specs")
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ async def test_a_step_costs_one_statement_and_the_same_rows_whatever_the_run_s_l
         "workflow_run_specs": 0,
         "workflow_run_steps": done_steps,  # the next step begins
         "workflow_run_attempts": done_steps,  # and is attempted
-        "workflow_run_events": 5 * done_steps,  # tool.status, tool.log, tool.result, step.completed, step.progress
+        "workflow_run_pages": done_steps,  # of tool.status, tool.log, tool.result, step.completed, step.progress
     }
     assert cost.updated == {
         "workflow_runs": done_steps,
         "workflow_run_specs": 0,
         "workflow_run_steps": done_steps,
         "workflow_run_attempts": done_steps,
-        "workflow_run_events": 0,
+        "workflow_run_pages": 0,
     }
     assert cost.not_hot == 0, "an update of the hot row touched an index"

@@ -20,7 +20,8 @@ _numbers = count(1)
 LINE = "INSERT INTO audit_log (actor, action, outcome) VALUES ('ann', 'thing.done', 'applied')"
 TABLES = """
 SELECT relname FROM pg_class
-WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
+    AND relname !~ '^pg_stat'
 """
 
 
@@ -73,11 +74,15 @@ FORBIDDEN = {
     "own the table": "ALTER TABLE audit_log OWNER TO CURRENT_USER",
     "be the owner": "SET ROLE postgres",
     "make a table": "CREATE TABLE mine (n int)",
-    "change the log": "UPDATE workflow_run_events SET event_type = 'x'",
-    "delete of the log": "DELETE FROM workflow_run_events",
-    "truncate the log": "TRUNCATE workflow_run_events",
-    "delete of a partition": "DELETE FROM workflow_run_events_default",
-    "truncate a partition": "TRUNCATE workflow_run_events_default",
+    "change the log": "UPDATE workflow_run_pages SET events = '[]'",
+    "delete of the log": "DELETE FROM workflow_run_pages",
+    "truncate the log": "TRUNCATE workflow_run_pages",
+    "delete of a partition": "DELETE FROM workflow_run_pages_default",
+    "truncate a partition": "TRUNCATE workflow_run_pages_default",
+    "change single events": "UPDATE workflow_run_single_events SET event_type = 'x'",
+    "delete of a partition of single events": "DELETE FROM workflow_run_single_events_default",
+    "change the log by its view": "UPDATE workflow_run_events SET event_type = 'x'",
+    "delete of the log by its view": "DELETE FROM workflow_run_events",
     "delete a run": "DELETE FROM workflow_runs",
     "change a snapshot": "UPDATE workflow_run_specs SET snapshot = '{}'",
 }
@@ -105,14 +110,12 @@ async def test_the_nodes_role_makes_partitions_of_the_log_that_belong_to_its_own
     pool = await open_pool(as_role(database, role), size=1, patience_s=5)
     try:
         async with pool.acquire() as session:
-            await session.execute(
-                "CREATE TEMPORARY TABLE workflow_run_events (run_id uuid) PARTITION BY RANGE (run_id)"
-            )
+            await session.execute("CREATE TEMPORARY TABLE workflow_run_pages (run_id uuid) PARTITION BY RANGE (run_id)")
         assert await Claims(pool).ensure_partitions(5) == 2
         parents = "SELECT inhparent::regclass::text, count(*) FROM pg_inherits WHERE inhparent::regclass::text LIKE"
-        found = await pool.fetch(parents + " '%workflow_run_events' GROUP BY 1")
-        assert [tuple(row) for row in found] == [("public.workflow_run_events", 7)], "not of the table of their own"
-        owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname LIKE 'workflow_run_events_2%'"
+        found = await pool.fetch(parents + " '%workflow_run_pages' GROUP BY 1")
+        assert [tuple(row) for row in found] == [("public.workflow_run_pages", 7)], "not of the table of their own"
+        owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname LIKE 'workflow_run_pages_2%'"
         assert [row[0] for row in await pool.fetch(owners)] == ["postgres"]
     finally:
         await pool.close()
@@ -134,7 +137,8 @@ async def test_granting_again_takes_away_what_is_too_much(
     grant_to(database, role)
     for statement in (
         "DELETE FROM workflow_run_steps",
-        "TRUNCATE workflow_run_events_default",
+        "TRUNCATE workflow_run_single_events_default",
+        "TRUNCATE workflow_run_pages_default",
         "DELETE FROM audit_log",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -151,7 +155,9 @@ def test_a_role_that_could_rewrite_the_audit_all_the_same_is_given_nothing(role:
     with psycopg.connect(database, autocommit=True) as owner:
         for grant, match in (
             ("UPDATE (comment) ON audit_log", "may rewrite audit_log"),
-            ("DELETE ON workflow_run_events_default", "may rewrite workflow_run_events_default"),
+            ("DELETE ON workflow_run_single_events_default", "may rewrite workflow_run_single_events_default"),
+            ("DELETE ON workflow_run_pages_default", "may rewrite workflow_run_pages_default"),
+            ("DELETE ON workflow_run_events", "may rewrite workflow_run_events"),
             ("CREATE ON SCHEMA public", "may create tables"),
         ):
             owner.execute(f"GRANT {grant} TO PUBLIC")

@@ -20,7 +20,7 @@ from tests.machine.scenario import step
 from tests.patience import eventually
 from tests.store.conftest import Book
 
-INSERT = "INSERT INTO workflow_run_events VALUES ($1, $2, 'tool.log', '{}', now())"
+INSERT = "INSERT INTO workflow_run_pages VALUES ($1, $2, '[[\"tool.log\",{}]]', now())"
 
 
 def uuid_at(moment: datetime, low: int = 0) -> UUID:
@@ -37,9 +37,7 @@ def month(number: int) -> datetime:
 
 async def partition_of(pool: Pool, run_id: UUID) -> str:
     await pool.execute(INSERT, run_id, 1)
-    return str(
-        await pool.fetchval("SELECT tableoid::regclass::text FROM workflow_run_events WHERE run_id = $1", run_id)
-    )
+    return str(await pool.fetchval("SELECT tableoid::regclass::text FROM workflow_run_pages WHERE run_id = $1", run_id))
 
 
 async def test_the_events_of_a_run_are_dense_from_one(book: Book) -> None:
@@ -57,29 +55,32 @@ async def test_a_seq_of_a_run_exists_once(pool: Pool) -> None:
         await pool.execute(INSERT, run_id, 1)
 
 
-@pytest.mark.parametrize(
-    "rewrite", ["UPDATE workflow_run_events SET event_type = 'x'", "DELETE FROM workflow_run_events"]
-)
-async def test_the_log_is_append_only(book: Book, rewrite: str) -> None:
+REWRITES = ["UPDATE {} SET run_id = NULL", "DELETE FROM {}"]
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+@pytest.mark.parametrize("table", ["workflow_run_pages", "workflow_run_single_events", "workflow_run_events"])
+async def test_the_log_is_append_only(book: Book, table: str, rewrite: str) -> None:
     story = await book.open()
     await book.write(story)
+    await book.pool.execute("INSERT INTO workflow_run_events VALUES ($1, 99, 'tool.log', '{}', now())", story.run.id)
     before = await book.rows("workflow_run_events")
     with pytest.raises(asyncpg.CheckViolationError, match="append-only"):
-        await book.pool.execute(rewrite)
+        await book.pool.execute(rewrite.format(table))
     assert await book.rows("workflow_run_events") == before
 
 
 @pytest.mark.parametrize("number", range(4))
 async def test_a_month_is_a_partition_to_the_millisecond(pool: Pool, number: int) -> None:
     first, after = month(number), month(number + 1)
-    name = f"workflow_run_events_{first:%Y_%m}"
+    name = f"workflow_run_pages_{first:%Y_%m}"
     assert await partition_of(pool, uuid_at(first)) == name
     assert await partition_of(pool, UUID(int=uuid_at(after).int - 1)) == name
 
 
 async def test_what_is_no_uuid7_of_these_months_goes_to_the_default_partition(pool: Pool) -> None:
     for run_id in (uuid4(), uuid_at(month(4)), UUID(int=uuid_at(month(0)).int - 1)):
-        assert await partition_of(pool, run_id) == "workflow_run_events_default"
+        assert await partition_of(pool, run_id) == "workflow_run_pages_default"
 
 
 async def test_partitions_are_made_ahead_and_only_once(pool: Pool) -> None:
@@ -87,16 +88,16 @@ async def test_partitions_are_made_ahead_and_only_once(pool: Pool) -> None:
     assert await claims.ensure_partitions(3) == 0
     assert await claims.ensure_partitions(5) == 2
     assert await claims.ensure_partitions(5) == 0
-    assert await partition_of(pool, uuid_at(month(5))) == f"workflow_run_events_{month(5):%Y_%m}"
+    assert await partition_of(pool, uuid_at(month(5))) == f"workflow_run_pages_{month(5):%Y_%m}"
 
 
 async def test_a_month_drops_when_its_runs_are_gone(pool: Pool) -> None:
     await partition_of(pool, uuid_at(month(0)))
-    await pool.execute(f"DROP TABLE workflow_run_events_{month(0):%Y_%m}")
+    await pool.execute(f"DROP TABLE workflow_run_pages_{month(0):%Y_%m}")
     assert await pool.fetchval("SELECT count(*) FROM workflow_run_events") == 0
 
 
-async def test_a_replay_touches_one_partition(book: Book, database: str) -> None:
+async def test_a_replay_touches_one_partition_of_each_kind(book: Book, database: str) -> None:
     story = await book.open()
     await book.write(story)
     single = await open_pool(database, size=2, patience_s=5)
@@ -108,31 +109,16 @@ async def test_a_replay_touches_one_partition(book: Book, database: str) -> None
     async def touched() -> list[str]:
         return [name for name, scans in (await _scans(book.pool)).items() if scans > before[name]]
 
-    assert await eventually(touched) == [f"workflow_run_events_{month(0):%Y_%m}"]
+    kinds = ("pages", "single_events")
+    assert sorted(await eventually(touched)) == [f"workflow_run_{kind}_{month(0):%Y_%m}" for kind in kinds]
 
 
 async def _scans(pool: Pool) -> dict[str, int]:
     found = await pool.fetch(
         "SELECT relname, seq_scan + idx_scan AS scans FROM pg_stat_user_tables"
-        " WHERE relname LIKE 'workflow_run_events%'"
+        " WHERE relname ~ '^workflow_run_(pages|single_events)_'"
     )
     return {row["relname"]: row["scans"] for row in found}
-
-
-async def test_the_plan_of_a_replay_names_one_partition(pool: Pool) -> None:
-    """Custom plans prune while planning, generic ones while starting: both leave one."""
-    for mode in ("force_custom_plan", "force_generic_plan"):
-        async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-            await connection.execute(
-                "PREPARE replay (uuid) AS"
-                " SELECT seq FROM workflow_run_events WHERE run_id = $1 AND seq > 5 ORDER BY seq"
-            )
-            plan = await connection.fetch(f"EXPLAIN EXECUTE replay ('{uuid_at(month(0), 7)}')")
-            await connection.execute("DEALLOCATE replay")
-        text = "\n".join(row[0] for row in plan)
-        assert text.count(" on workflow_run_events_") == 1, text
-        assert "Index" in text
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "canceled"])
