@@ -109,12 +109,6 @@ class Told(Struct, frozen=True, gc=False):
     terminal: bool
     frames: bytes
 
-    def then(self, later: Told, *, most: int) -> Told:
-        """Both in one, as long as it has at most ``most`` bytes of frames."""
-        if self.frames and later.frames and len(self.frames) + len(later.frames) <= most:
-            return Told(self.first_seq, later.last_seq, later.terminal, self.frames + later.frames)
-        return Told(later.last_seq + 1, later.last_seq, later.terminal, b"")
-
     def pack(self) -> bytes:
         """A head line of JSON, then the frames as they go to clients. The list is for nodes of the release before."""
         return orjson.dumps([self.first_seq, self.last_seq, self.terminal, []]) + b"\n" + self.frames

@@ -2,10 +2,10 @@
 
 Events are sent whole only of runs that somebody listens to: Redis says how many nodes heard the last word of each. Of
 the others it is only said that there is something to read, so the first word that a new watcher hears sends it to the
-log, and all that follow are whole. Making and sending them was a tenth of the node's CPU a step.
+log, and all that follow are whole. Redis carries a twentieth of the bytes.
 
-While a word is on its way, what is said of a run meanwhile is gathered into one: a slow Redis makes fewer words, not
-longer queues.
+What is said while words are on their way goes out together, a word a commit. Where Redis is slow, so that too many of
+one run wait, one that sends to the log takes their place: queues have an end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from daemon.runtime.actor import Actor
 from daemon.runtime.ports import Publisher
 from daemon.telemetry import log
 
-MOST_BYTES = 262_144
-"""Frames gathered of one run while Redis is slow; past that the log is to be read."""
+MOST_WORDS = 16
+"""Of one run that wait to be told."""
 
 
 class Telling:
@@ -27,7 +27,7 @@ class Telling:
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
-        self._said: dict[Actor, Told] = {}
+        self._said: dict[Actor, list[Told]] = {}
         self._bell = asyncio.Event()
         self._done = asyncio.Event()
         self._done.set()
@@ -36,8 +36,11 @@ class Telling:
         """Let watchers know, soon."""
         if not committed.events:
             return
-        told, before = committed.told(whole=actor.watched), self._said.get(actor)
-        self._said[actor] = told if before is None else before.then(told, most=MOST_BYTES)
+        words = self._said.setdefault(actor, [])
+        if len(words) < MOST_WORDS:
+            words.append(committed.told(whole=actor.watched))
+        else:
+            words[:] = [committed.told(whole=False)]
         self._done.clear()
         self._bell.set()
 
@@ -50,13 +53,13 @@ class Telling:
         while True:
             await self._bell.wait()
             self._bell.clear()
-            said, self._said = self._said, {}
+            said, self._said = [(actor, told) for actor, words in self._said.items() for told in words], {}
             try:
-                heard = await self._publisher.publish([(actor.id, told) for actor, told in said.items()])
+                heard = await self._publisher.publish([(actor.id, told) for actor, told in said])
             except FabricUnavailable as fault:
                 log.warning("watchers were not told: they will look for themselves", fault=str(fault))
             else:
-                for actor, listeners in zip(said, heard, strict=True):
+                for (actor, _), listeners in zip(said, heard, strict=True):
                     actor.watched = listeners > 0
             if not self._said:
                 self._done.set()

@@ -225,15 +225,6 @@ def test_a_turn_that_nobody_watches_is_told_as_something_to_read() -> None:
     assert Told.unpack(told.pack()) == told
 
 
-def test_two_turns_are_told_as_one_while_that_is_whole_and_small() -> None:
-    first, second = Told(3, 4, False, b"one"), Told(5, 5, True, b"two")
-    to_be_read = Told(6, 5, True, b"")
-    assert first.then(second, most=6) == Told(3, 5, True, b"onetwo")
-    assert first.then(second, most=5) == to_be_read
-    assert first.then(Told(6, 5, True, b""), most=6) == to_be_read
-    assert Told(5, 4, False, b"").then(second, most=6) == to_be_read
-
-
 @pytest.mark.parametrize(
     ("at", "text"),
     [(0, "1970-01-01T00:00:00.000Z"), (1, "1970-01-01T00:00:00.001Z"), (1_800_000_000_999, "2027-01-15T08:00:00.999Z")],

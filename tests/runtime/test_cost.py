@@ -116,8 +116,7 @@ async def test_a_step_costs_one_exchange_with_redis_and_one_call(
     run_id = await rig.create(*(step(f"s{number}") for number in range(steps)), ring=False)
     await rig.until(run_id, "completed")
     await node.crash()
-    assert set(asked) == {"PUBLISH"}
-    assert asked["PUBLISH"] <= steps + 1  # fewer where a word was still on its way when the next was to be said
+    assert asked == {"PUBLISH": steps + 1}
     assert count("runwarden_gateway_calls_total", verb="invoke", outcome="sent", gateway="default") == invoked + steps
     rig.never_twice(steps)
 

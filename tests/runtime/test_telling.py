@@ -13,9 +13,8 @@ from daemon.errors import FabricUnavailable
 from daemon.fabric.bus import Publisher
 from daemon.machine.commands import Epoch, RunId
 from daemon.machine.record import Told
-from daemon.runtime import telling as room
 from daemon.runtime.actor import Actor
-from daemon.runtime.telling import Telling
+from daemon.runtime.telling import MOST_WORDS, Telling
 from tests.machine.scenario import Story, chunk
 from tests.patience import eventually
 from tests.runtime.harness import Rig, step
@@ -27,6 +26,7 @@ class Listeners:
     def __init__(self, listeners: int) -> None:
         self.listeners = listeners
         self.heard: list[Told] = []
+        self.together: list[int] = []
         self.open = asyncio.Event()
         self.open.set()
         self.away = False
@@ -36,6 +36,7 @@ class Listeners:
         if self.away:
             raise FabricUnavailable("away")
         self.heard += [told for _, told in said]
+        self.together.append(len(said))
         return [self.listeners] * len(said)
 
 
@@ -82,7 +83,7 @@ async def test_what_nobody_hears_is_only_mentioned_until_somebody_does() -> None
     assert publisher.heard[3].first_seq == publisher.heard[2].last_seq + 1
 
 
-async def test_what_is_said_while_redis_is_slow_is_told_as_one_word() -> None:
+async def test_what_is_said_while_redis_is_slow_goes_out_together_and_in_order() -> None:
     publisher = Listeners(1)
     async with scene(publisher) as on:
         publisher.open.clear()
@@ -92,24 +93,30 @@ async def test_what_is_said_while_redis_is_slow_is_told_as_one_word() -> None:
             on.says(text)
         publisher.open.set()
         await on.telling.quiet()
-    first, second = publisher.heard
-    assert (second.first_seq, second.last_seq) == (first.last_seq + 1, first.last_seq + 3)
-    assert [text in second.frames for text in (b"one", b"two", b"three", b"four")] == [False, True, True, True]
+    assert publisher.together == [1, 3]
+    assert [told.first_seq for told in publisher.heard[1:]] == [told.last_seq + 1 for told in publisher.heard[:-1]]
+    texts = zip((b"one", b"two", b"three", b"four"), publisher.heard, strict=True)
+    assert all(text in told.frames for text, told in texts)
 
 
-async def test_what_piles_up_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MOST_BYTES", 1000)
+@pytest.mark.parametrize(
+    ("waiting", "told_together"), [(MOST_WORDS, MOST_WORDS), (MOST_WORDS + 1, 1), (MOST_WORDS + 3, 3)]
+)
+async def test_what_piles_up_is_bounded(waiting: int, told_together: int) -> None:
+    """Too many words become one that sends to the log; a watcher that heard the last before them misses nothing so."""
     publisher = Listeners(1)
     async with scene(publisher) as on:
         publisher.open.clear()
-        on.says("one\n")
+        on.says("on its way\n")
         await asyncio.sleep(0)
-        for _ in range(50):
-            on.says("x" * 100 + "\n")
+        for number in range(waiting):
+            on.says(f"{number}\n")
         publisher.open.set()
         await on.telling.quiet()
-    last = publisher.heard[-1]
-    assert (last.frames, last.first_seq, last.last_seq) == (b"", on.story.run.last_seq + 1, on.story.run.last_seq)
+    assert publisher.together == [1, told_together]
+    assert publisher.heard[-1].last_seq == on.story.run.last_seq
+    second = publisher.heard[1]
+    assert (second.frames == b"") == (waiting > MOST_WORDS) == (second.first_seq > second.last_seq)
 
 
 async def test_after_redis_was_away_it_goes_on() -> None:
