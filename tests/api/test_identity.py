@@ -105,8 +105,10 @@ async def test_issuer_audience_leeway_and_claims_are_held_to_the_settings(
 async def test_a_new_key_is_found_by_those_who_use_it_first_with_one_reading(
     place: tuple[str, str, str], idp: Provider
 ) -> None:
-    async with node(place, idp, jwks_refresh_s=3600, jwks_pause_s=0.05) as opened:
+    pause_s = 0.05
+    async with node(place, idp, jwks_refresh_s=3600, jwks_pause_s=pause_s) as opened:
         assert await accepted(opened, ONE.sign("ann"))
+        await asyncio.sleep(pause_s)  # so soon after the reading at the start there is no other
         asked = idp.asked
         idp.keys = [TWO, ONE]
         idp.held.clear()
