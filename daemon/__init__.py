@@ -125,11 +125,11 @@ Where this differs from the first design, and why
   in ``api/shapes``: made in the node, an answer of 400 steps held its loop for 4 ms.
 * The grouped commit takes arrays of rows, not of columns (types of ``schema/0009``), and moves the runs by one fenced
   UPDATE; the rest need not ask whose run has moved, since a batch moves whole or not at all. Its plan is generic, as it
-  depends on nothing in a batch, and by index: it may have been made while there were ten runs.
+  depends on nothing in a batch, by index, and made anew each half minute: the best for ten runs is none for thousands.
 * Watchers are told beside the runs, which do not wait for it (``runtime/telling``), and whole events only of runs that
   somebody listens to: whoever begins to listen is sent to the log by the first word, and hears all after it.
-* A node that carries one run alone, in quick steps, polls for the answers of its commits (``runtime/awake``): a third
-  of such a step was processes waking up with cold caches. It costs CPU, for as long as that run takes quick steps.
+* A node that carries one run alone, in quick steps, polls for the answers of its commits (``runtime/awake``): a
+  quarter of such a step was processes waking up with cold caches. It costs CPU for so long.
 * Metrics are counted by values of our own (``counting``) and told by prometheus_client, whose locks took 50 µs a step.
 * ``hear`` stands beside ``decide``: letters come in batches and get no verdict, commands come alone and get one each.
 * Revisions are rows of their own, not parts of the log: the inbox must find what waits by who is asked, and a claim

@@ -4,6 +4,7 @@ DROP FUNCTION write_single_event();
 -- A page that a node is writing just now is waited for, or it would be dropped unread.
 LOCK TABLE workflow_run_single_events, workflow_run_pages IN ACCESS EXCLUSIVE MODE;
 
+-- (It fails, whole, where DEFAULT has single events of a month that got a partition since: move those first.)
 -- Back to a row an event: first the partitions that came to be since, then the events of every page.
 DO $$
 DECLARE

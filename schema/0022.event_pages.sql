@@ -23,7 +23,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- `events` is [[event_type, payload], ...]. Two owners that commit from the same state collide at the key.
+-- `events` is [[event_type, payload], ...]. Two owners that commit from the same state collide at the key,
+-- beside the fence; of a page and an old node's single event only the fence takes care.
 CREATE TABLE workflow_run_pages (
     run_id     uuid NOT NULL,
     first_seq  bigint NOT NULL,
@@ -32,7 +33,20 @@ CREATE TABLE workflow_run_pages (
     PRIMARY KEY (run_id, first_seq)
 ) PARTITION BY RANGE (run_id);
 
-CREATE TABLE workflow_run_pages_default PARTITION OF workflow_run_pages DEFAULT;
+-- The months that there are, for runs that have begun and go on, and DEFAULT.
+DO $$
+DECLARE
+    of_it record;
+BEGIN
+    FOR of_it IN
+        SELECT c.relname AS name, pg_get_expr(c.relpartbound, c.oid) AS bound
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'workflow_run_single_events'::regclass
+    LOOP
+        EXECUTE format('CREATE TABLE %I PARTITION OF workflow_run_pages %s',
+                       replace(of_it.name, 'workflow_run_single_events', 'workflow_run_pages'), of_it.bound);
+    END LOOP;
+END $$;
 
 CREATE TRIGGER workflow_run_pages_append_only BEFORE UPDATE OR DELETE ON workflow_run_pages
     FOR EACH ROW EXECUTE FUNCTION refuse_to_rewrite_history();
@@ -101,5 +115,6 @@ BEGIN
             AND a.grantee <> c.relowner
     LOOP
         EXECUTE format('GRANT %s ON workflow_run_events, workflow_run_pages TO %s', given.right, given.role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION refuse_commit() TO %s', given.role);
     END LOOP;
 END $$;

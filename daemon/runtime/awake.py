@@ -40,6 +40,8 @@ class Awake:
         """Commits in a row that took longer than they were waited for."""
         self._rests_until = -inf
         self._until = -inf
+        self._since = 0.0
+        """From when on the polling is not counted yet."""
         self.polls = False
         """Whether the event loop is kept awake."""
 
@@ -57,6 +59,7 @@ class Awake:
         now = self._over_at = self._monotonic()
         if self._began_at is None:
             return
+        self._count(now)
         if now - self._began_at <= self._longest_s:
             self._in_vain = 0
             self._stay(now + AFTER_S)
@@ -68,19 +71,27 @@ class Awake:
     def _stay(self, until: float) -> None:
         self._until = until
         if not self.polls:
-            self.polls = True
-            asyncio.get_running_loop().call_soon(self._poll, self._monotonic())
+            self.polls, self._since = True, self._monotonic()
+            asyncio.get_running_loop().call_soon(self._poll)
 
-    def _poll(self, since: float) -> None:
+    def _poll(self) -> None:
         """A callback that is always due: so the loop looks for what has come, and does not wait for it."""
         if (now := self._monotonic()) < self._until:
-            asyncio.get_running_loop().call_soon(self._poll, since)
+            asyncio.get_running_loop().call_soon(self._poll)
         else:
+            self._count(now)
             self.polls = False
-            telemetry.busy_poll_seconds.inc(now - since)
+
+    def _count(self, now: float) -> None:
+        if self.polls:
+            telemetry.busy_poll_seconds.inc(now - self._since)
+            self._since = now
 
 
 def pays(longest_s: float) -> float:
-    """``longest_s``, or 0 where this process has one CPU: nobody could answer while it polls."""
+    """``longest_s``, or 0 where this process has one CPU: nobody could answer while it polls.
+
+    A quota of CPU time, as containers have, is not seen here; where there is one, let the setting be 0.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return longest_s if cpus > 1 else 0.0

@@ -23,14 +23,15 @@ MOST_WORDS = 16
 
 
 class Telling:
-    """``tell`` from the host; ``run`` until cancelled; ``quiet``: everything was told that was to be told."""
+    """``tell`` from the host; ``run`` until cancelled; ``quiet``: what was said before is told."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._said: dict[Actor, list[Told]] = {}
         self._bell = asyncio.Event()
-        self._done = asyncio.Event()
-        self._done.set()
+        self._told, self._going = asyncio.Event(), asyncio.Event()
+        """Set when what waits is told, and when what is on its way is."""
+        self._going.set()
 
     def tell(self, actor: Actor, committed: Transition) -> None:
         """Let watchers know, soon."""
@@ -41,18 +42,18 @@ class Telling:
             words.append(committed.told(whole=actor.watched))
         else:
             words[:] = [committed.told(whole=False)]
-        self._done.clear()
         self._bell.set()
 
     async def quiet(self) -> None:
-        """Until nothing is left to be told."""
-        await self._done.wait()
+        """Until what was said by now is told, or could not be."""
+        await (self._told if self._said else self._going).wait()
 
     async def run(self) -> None:
         """Tell until cancelled."""
         while True:
             await self._bell.wait()
             self._bell.clear()
+            self._going, self._told = self._told, asyncio.Event()
             said, self._said = [(actor, told) for actor, words in self._said.items() for told in words], {}
             try:
                 heard = await self._publisher.publish([(actor.id, told) for actor, told in said])
@@ -61,5 +62,4 @@ class Telling:
             else:
                 for (actor, _), listeners in zip(said, heard, strict=True):
                     actor.watched = listeners > 0
-            if not self._said:
-                self._done.set()
+            self._going.set()

@@ -28,9 +28,13 @@ from daemon.telemetry import log
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 OTHER_WAYS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-PLANS = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(OTHER_WAYS, "off")
-"""No plan of the commit depends on what is in a batch, so that planning each is a waste. And the one plan, often made
-while the table is small, stays while it grows: it shall find its runs by index."""
+PLANS = {"plan_cache_mode": "force_generic_plan", "jit": "off"} | dict.fromkeys(OTHER_WAYS, "off")
+"""No plan of the commit depends on what is in a batch, so that planning each is a waste. The one plan shall find its
+runs by index, whatever is cheapest while the table is small. Without JIT: before Postgres 18 a way that is off counts
+as so dear that each execution was compiled, 0.4 s a commit."""
+PLANS_KEPT_S = 30.0
+"""While there are up to ten runs or so, even by index all are read for each; that plan must not stay while they become
+thousands. (What ANALYZE finds ends it too, a minute later or two.)"""
 
 
 class Fenced(asyncpg.PostgresError):
@@ -49,6 +53,8 @@ class Lane:
         if not pooled:
             self._session["server_settings"] |= PLANS
         self._connection: Connection | None = None
+        self._planned_at = 0.0
+        """Monotonic s."""
 
     async def open(self) -> None:
         """Connect now, so that the first commit need not. Raises what asyncpg raises."""
@@ -79,7 +85,12 @@ class Lane:
                 outcomes.committed.update(dict.fromkeys([one.run_id for one in batch], now_ms))
                 batch = []
             except Fenced:
-                batch = await self._resolve_patiently(batch, outcomes)
+                left = await self._resolve_patiently(batch, outcomes)
+                if len(left) == len(batch):  # the rows say that all may be committed: not at full speed for ever
+                    telemetry.commit_repeats.inc()
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+                batch = left
             except CONTENDED:
                 telemetry.commit_repeats.inc()
             except REFUSED as fault:
@@ -171,6 +182,10 @@ class Lane:
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(self._url, **self._session)
+            self._planned_at = time.monotonic()
+        elif time.monotonic() - self._planned_at >= PLANS_KEPT_S:
+            await self._connection.execute("DISCARD PLANS")
+            self._planned_at = time.monotonic()
         return self._connection
 
     def _drop(self) -> None:

@@ -42,7 +42,7 @@ NEEDS = {
 }
 """By table, or view. Rows that are locked are rows that may be updated. Partitions are reached by their table only."""
 _LOGS = ("workflow_run_pages", "workflow_run_single_events")
-CALLS = ("ensure_event_partitions(integer)", "uuid_v7_floor(timestamptz)")
+CALLS = ("ensure_event_partitions(integer)", "uuid_v7_floor(timestamptz)", "refuse_commit()")
 APPEND_ONLY = ("audit_log", "workflow_run_events", *_LOGS)
 
 _GRANTING = 7277238002

@@ -94,7 +94,7 @@ _DECIDE = """), verdict_rows AS (
     SELECT t.run_id, t.step_index, t.revision, t.state, t.agent_id, t.tool_name, t.digest, t.schema_hash,
         t.arguments::json, t.risk, t.requires_approval, t.approvers, t.terms::json, t.votes::json, t.opened_at_ms,
         t.expires_at_ms, t.expired_at_ms, t.ended_at_ms, t.edited_by
-    FROM unnest($7::commit_approval[]) AS t JOIN moved ON moved.id = t.run_id
+    FROM unnest($7::commit_approval[]) AS t
     ON CONFLICT (run_id, step_index, revision) DO UPDATE SET
         state = excluded.state, votes = excluded.votes, expires_at_ms = excluded.expires_at_ms,
         expired_at_ms = excluded.expired_at_ms, ended_at_ms = excluded.ended_at_ms

@@ -62,6 +62,15 @@ async def test_it_stays_awake_a_moment_after_the_commit_and_no_longer(scene: Sce
     assert not await scene.takes(AFTER_S * 0.2)
 
 
+async def test_the_time_it_is_awake_is_counted_with_each_commit(scene: Scene) -> None:
+    run, before = a_run(), count("runwarden_busy_poll_seconds_total")
+    for _ in range(4):
+        await scene.commit(run, took_s=0.0004, since_s=0.0003)
+    assert scene.awake.polls
+    # From the second commit's beginning to the fourth's end.
+    assert count("runwarden_busy_poll_seconds_total") - before == pytest.approx(3 * 0.0004 + 2 * 0.0003)
+
+
 async def test_a_commit_is_waited_for_awake_only_so_long(scene: Scene) -> None:
     run = a_run()
     await scene.commit(run)

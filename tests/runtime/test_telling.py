@@ -119,6 +119,23 @@ async def test_what_piles_up_is_bounded(waiting: int, told_together: int) -> Non
     assert (second.frames == b"") == (waiting > MOST_WORDS) == (second.first_seq > second.last_seq)
 
 
+async def test_quiet_is_when_what_was_said_before_is_told_though_more_is_said_all_the_time() -> None:
+    publisher = Listeners(1)
+    async with scene(publisher) as on:
+        publisher.open.clear()
+        on.says("on its way\n")
+        await asyncio.sleep(0)
+        on.says("before\n")
+        quiet = asyncio.create_task(on.telling.quiet())
+        await asyncio.sleep(0)
+        while not quiet.done():
+            publisher.open.set()
+            on.says("after\n")
+            await asyncio.sleep(0)
+            assert len(publisher.together) <= 3
+    assert any(b"before" in told.frames for told in publisher.heard)
+
+
 async def test_after_redis_was_away_it_goes_on() -> None:
     publisher = Listeners(1)
     async with scene(publisher) as on:

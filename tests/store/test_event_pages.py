@@ -1,6 +1,7 @@
 """A commit's events as one row: how that is read, beside what the release before writes, and the way to it and back.
 
-``OLD`` is the statement of that release, which goes on while the database is migrated and nodes are replaced.
+``OLD`` is today's commit with the INSERT of that release, which goes on while the database is migrated and nodes are
+replaced.
 """
 
 from __future__ import annotations
