@@ -42,7 +42,15 @@ NEEDS = {
 }
 """By table, or view. Rows that are locked are rows that may be updated. Partitions are reached by their table only."""
 _LOGS = ("workflow_run_pages", "workflow_run_single_events")
-CALLS = ("ensure_event_partitions(integer)", "uuid_v7_floor(timestamptz)", "refuse_commit()")
+CALLS = (
+    "ensure_event_partitions(integer)",
+    "uuid_v7_floor(timestamptz)",
+    "refuse_commit()",
+    "tool_fits(text, text)",
+    "decides_for(text, text, text[])",
+    "asked_to_decide(uuid, text[])",
+)
+"""Granted by name, since in a hardened database functions are not everybody's."""
 APPEND_ONLY = ("audit_log", "workflow_run_events", *_LOGS)
 
 _GRANTING = 7277238002

@@ -121,6 +121,22 @@ async def test_the_nodes_role_makes_partitions_of_the_log_that_belong_to_its_own
         await pool.close()
 
 
+CLOSED = """
+SELECT p.oid::regprocedure::text FROM pg_proc p
+WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype <> 'trigger'::regtype
+    AND p.proname NOT LIKE 'tests%%' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+    AND NOT has_function_privilege(%s, p.oid, 'EXECUTE') ORDER BY 1
+"""
+
+
+def test_functions_are_granted_by_name_where_they_are_not_everybody_s(role: str, database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as owner:
+        owner.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+        assert len(owner.execute(CLOSED, (role,)).fetchall()) == 6
+        grant_to(database, role)
+        assert owner.execute(CLOSED, (role,)).fetchall() == []
+
+
 async def test_nobody_else_makes_partitions(role: str, database: str) -> None:
     connection = await asyncpg.connect(as_role(database, role))
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
