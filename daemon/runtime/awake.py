@@ -1,7 +1,7 @@
 """Staying awake for a moment: while one run alone takes quick steps, its node polls for answers instead of sleeping.
 
 A step of a lone run is a chain of short pieces of work on sleeping processes, each of which wakes with cold caches.
-Waiting awake for the answer to a commit, and for the tool's answer after it, took a quarter of such a step's time
+To wait awake for the answer to a commit, and for the tool's answer after it, makes such a step a quarter shorter
 (tests/bench/RESULTS.md). It costs CPU that nobody else here wanted, and only where it pays: not while several runs
 move (they keep the node awake), not for tools that take their time, and not where Postgres needs longer than
 ``longest_s``, or cannot work while we poll: after ``IN_VAIN`` such commits nothing is polled for ``REST_S``.

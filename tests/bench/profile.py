@@ -24,7 +24,7 @@ from tests.bench.thin import Client, request
 
 ROOMS = (
     ("ingest", ("gateway_client/stream.py", "gateway_client/models.py", "daemon/runtime/ingest.py")),
-    ("publish", ("daemon/fabric/bus.py",)),
+    ("publish", ("daemon/fabric/bus.py", "daemon/runtime/telling.py")),
     ("inbox, fabric", ("daemon/fabric/",)),
     ("machine, fold", ("daemon/machine/", "daemon/runtime/actor.py")),
     ("commit", ("daemon/store/",)),
@@ -36,8 +36,8 @@ ROOMS = (
     ("event loop", ("",)),
 )
 """Room → beginnings of paths; the first that fits. Nothing of ours is left for the event loop."""
-PUBLISHING = frozenset({"Transition.told", "Transition.told.<locals>.<genexpr>", "Told.pack", "Inbox.after", "frame"})
-"""What makes and sends the watchers' frames stands in the machine and in the inbox, and is done for them."""
+PUBLISHING = frozenset({"Transition.told", "Transition.told.<locals>.<genexpr>", "Told.pack", "frames_of"})
+"""What makes the watchers' frames stands in the machine, and is done for them."""
 CONNECTIONS = 8
 DONE_S = 30.0
 POLL_S = 0.01
@@ -113,6 +113,6 @@ def split(ticks: Sequence[tuple[str, int, str, int]]) -> tuple[Counter[str], Cou
 
 def room_of(path: str, function: str) -> str:
     """The room of a function."""
-    if function in PUBLISHING and path.startswith(("daemon/machine/", "daemon/fabric/")):
+    if function in PUBLISHING and path.startswith("daemon/machine/"):
         return "publish"
     return next(room for room, starts in ROOMS if path.startswith(starts))
