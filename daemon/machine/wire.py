@@ -260,7 +260,10 @@ def iso(at: int) -> str:
 
 
 def frames_of(run_id: str, created_at: str, events: Iterable[tuple[int, str, str]]) -> bytes:
-    """Events of one moment of a run (seq, type, payload) as SSE frames; see ``frame``."""
+    """Events of one moment of a run (seq, type, payload) as SSE frames.
+
+    The payload's JSON stands in its frame unchanged. All else is plain ASCII of our own.
+    """
     made = []
     for seq, kind, body in events:
         made.append(
@@ -268,11 +271,6 @@ def frames_of(run_id: str, created_at: str, events: Iterable[tuple[int, str, str
             f'"event_type":"{kind}","created_at":"{created_at}","payload":{body}}}\n\n'
         )
     return "".join(made).encode()
-
-
-def frame(run_id: str, seq: int, event_type: str, created_at: str, body: str) -> bytes:
-    """One SSE frame; ``body`` is the payload's JSON and stands in it unchanged. All else is plain ASCII of our own."""
-    return frames_of(run_id, created_at, ((seq, event_type, body),))
 
 
 def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:

@@ -20,7 +20,7 @@ from daemon.api import stream
 from daemon.fabric.keys import Keys
 from daemon.machine.commands import RunId
 from daemon.machine.record import Told
-from daemon.machine.wire import frame
+from daemon.machine.wire import frames_of
 from tests.api.harness import PATIENCE_S, Stack, assert_each_once, stack, step
 from tests.patience import eventually
 
@@ -57,7 +57,7 @@ async def test_who_was_told_what_postgres_has_lost_since_is_cut_off_and_begins_a
     run_id = await live.start(step("a", approval_policy="manual"))
     await live.until(run_id, "paused")
     last = (await live.log(run_id))[-1]["seq"]
-    lost = frame(run_id, last + 1, "step.approved", "2026-01-01T00:00:00Z", "{}")
+    lost = frames_of(run_id, "2026-01-01T00:00:00Z", [(last + 1, "step.approved", "{}")])
     async with live.watch(run_id) as watch:
         await watch.until("replay.done")
         with redis.Redis.from_url(redis_url) as bus:

@@ -63,7 +63,7 @@ def test_make_passes_every_option_on() -> None:
 
 def test_every_path_of_the_node_has_a_room() -> None:
     assert room_of("", "event loop") == "event loop"
-    assert room_of("daemon/machine/wire.py", "frame") == "publish"
+    assert room_of("daemon/machine/wire.py", "frames_of") == "publish"
     assert room_of("daemon/fabric/inbox.py", "Inbox.read") == "inbox, fabric"
     assert {room_of(str(path.relative_to(ROOT)), "f") for path in ROOT.glob("daemon/runtime/*.py")} < {
         room for room, _ in ROOMS

@@ -13,7 +13,7 @@ from daemon.machine.commands import Acked, CancelAcked, Chunk, Letter, Mark, Req
 from daemon.machine.events import AttemptEnded
 from daemon.machine.record import Told
 from daemon.machine.state import make_req_id, run_of
-from daemon.machine.wire import ERROR_CHARS, MAX_DEPTH, PREVIEW_CHARS, WORD_CHARS, frame, iso, preview, read_letter
+from daemon.machine.wire import ERROR_CHARS, MAX_DEPTH, PREVIEW_CHARS, WORD_CHARS, frames_of, iso, preview, read_letter
 from tests.machine.scenario import NONCE, RUN_ID, Story, done
 
 CONTENT = [{"text": "5", "type": "text"}]
@@ -191,7 +191,7 @@ def test_a_mark_travels_with_chunks() -> None:
 
 def test_a_frame_is_what_v0_reads_with_an_id_in_front() -> None:
     body = orjson.dumps({"type": "tool.log", "data": "two\nlines"}).decode()
-    raw = frame(str(UUID(int=7)), 12, "tool.log", "2027-01-15T08:00:00.000Z", body)
+    raw = frames_of(str(UUID(int=7)), "2027-01-15T08:00:00.000Z", [(12, "tool.log", body)])
     assert raw.endswith(b"\n\n")
     identity, event, data = raw[:-2].split(b"\n")
     assert (identity, event) == (b"id: 12", b"event: tool.log")
