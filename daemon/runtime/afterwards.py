@@ -7,7 +7,7 @@ A run waits for the deletion of its letters, since its next turn reads its inbox
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class Afterwards:
         aside: Aside,
         publisher: Publisher,
         rest: Rest,
+        later: Callable[[Callable[[], object]], None],
         retry_s: float,
     ) -> None:
         self._residents = residents
@@ -48,7 +49,7 @@ class Afterwards:
         self._claims = claims
         self._inbox = inbox
         self._aside = aside
-        self._telling = Telling(publisher)
+        self._telling = Telling(publisher, later)
         self._rest = rest
         self._retry_s = retry_s
         self._done: asyncio.Queue[list[Turn]] = asyncio.Queue()

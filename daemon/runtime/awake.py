@@ -5,6 +5,8 @@ To wait awake for the answer to a commit, and for the tool's answer after it, ma
 (tests/bench/RESULTS.md). It costs CPU that nobody else here wanted, and only where it pays: not while several runs
 move (they keep the node awake), not for tools that take their time, and not where Postgres needs longer than
 ``longest_s``, or cannot work while we poll: after ``IN_VAIN`` such commits nothing is polled for ``REST_S``.
+
+What such a step need not wait for is done while Postgres works (``later``): nothing else is to be done then.
 """
 
 from __future__ import annotations
@@ -42,8 +44,17 @@ class Awake:
         self._until = -inf
         self._since = 0.0
         """From when on the polling is not counted yet."""
+        self._waiting: list[Callable[[], object]] = []
+        """What was put off; empty unless it polls."""
         self.polls = False
         """Whether the event loop is kept awake."""
+
+    def later(self, what: Callable[[], object]) -> None:
+        """Do this once the next commit is on its way, or no longer waited for; at once unless the loop is kept awake."""
+        if self.polls:
+            self._waiting.append(what)
+        else:
+            what()
 
     def begun(self, alone: Actor | None) -> None:
         """A commit was sent: of this run alone, or (None) of several."""
@@ -51,6 +62,8 @@ class Awake:
         now = self._monotonic()
         quick = again and now - self._over_at <= QUICK_S and now >= self._rests_until
         self._began_at = now if quick and self._longest_s else None
+        if self._waiting:  # not before the bytes of the commit have left, which they do as this turn of the loop ends
+            asyncio.get_running_loop().call_soon(self._catch_up)
         if self._began_at is not None:
             self._stay(now + self._longest_s)
 
@@ -81,6 +94,12 @@ class Awake:
         else:
             self._count(now)
             self.polls = False
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for what in waiting:
+            what()
 
     def _count(self, now: float) -> None:
         if self.polls:

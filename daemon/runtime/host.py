@@ -93,6 +93,7 @@ class Host:
             aside=aside,
             publisher=publisher,
             rest=self._rest,
+            later=awake.later,
             retry_s=RETRY_S,
         )
 

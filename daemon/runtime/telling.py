@@ -11,6 +11,7 @@ one run wait, one that sends to the log takes their place: queues have an end.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from daemon.errors import FabricUnavailable
 from daemon.machine.record import Told, Transition
@@ -23,10 +24,14 @@ MOST_WORDS = 16
 
 
 class Telling:
-    """``tell`` from the host; ``run`` until cancelled; ``quiet``: what was said before is told."""
+    """``tell`` from the host; ``run`` until cancelled; ``quiet``: what was said before is told.
 
-    def __init__(self, publisher: Publisher) -> None:
+    ``later`` puts off what a quick step need not wait for.
+    """
+
+    def __init__(self, publisher: Publisher, later: Callable[[Callable[[], object]], None]) -> None:
         self._publisher = publisher
+        self._later = later
         self._said: dict[Actor, list[Told]] = {}
         self._bell = asyncio.Event()
         self._told, self._going = asyncio.Event(), asyncio.Event()
@@ -42,7 +47,8 @@ class Telling:
             words.append(committed.told(whole=actor.watched))
         else:
             words[:] = [committed.told(whole=False)]
-        self._bell.set()
+        if not self._bell.is_set():
+            self._later(self._bell.set)
 
     async def quiet(self) -> None:
         """Until what was said by now is told, or could not be."""

@@ -46,7 +46,7 @@ class Scene:
     def __init__(self, publisher: Listeners) -> None:
         self.story = Story()
         self.actor = Actor(self.story.run, Epoch(1), "me", 0.0)
-        self.telling = Telling(publisher)
+        self.telling = Telling(publisher, lambda what: what())
 
     def says(self, text: str) -> None:
         self.story.hear(chunk(self.story.req, text))
