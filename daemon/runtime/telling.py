@@ -26,7 +26,7 @@ MOST_WORDS = 16
 class Telling:
     """``tell`` from the host; ``run`` until cancelled; ``quiet``: what was said before is told.
 
-    ``later`` puts off what a quick step need not wait for.
+    ``later`` puts off what a quick step need not wait for: words about a run whose next call is about to leave.
     """
 
     def __init__(self, publisher: Publisher, later: Callable[[Callable[[], object]], None]) -> None:
@@ -47,8 +47,10 @@ class Telling:
             words.append(committed.told(whole=actor.watched))
         else:
             words[:] = [committed.told(whole=False)]
-        if not self._bell.is_set():
+        if committed.run.in_flight:
             self._later(self._bell.set)
+        else:
+            self._bell.set()
 
     async def quiet(self) -> None:
         """Until what was said by now is told, or could not be."""

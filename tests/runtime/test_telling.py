@@ -136,6 +136,26 @@ async def test_quiet_is_when_what_was_said_before_is_told_though_more_is_said_al
     assert any(b"before" in told.frames for told in publisher.heard)
 
 
+async def test_only_what_is_said_of_a_run_with_a_call_in_flight_may_wait_for_a_better_moment() -> None:
+    publisher, put_off = Listeners(1), list[Any]()
+    story = Story()
+    telling = Telling(publisher, put_off.append)
+    running = asyncio.create_task(telling.run())
+    actor = Actor(story.run, Epoch(1), "me", 0.0)
+    story.hear(chunk(story.req, "it runs\n"))
+    telling.tell(actor, story.transitions[-1])
+    await asyncio.sleep(0)
+    assert (len(put_off), publisher.heard) == (1, [])
+    story.succeed()
+    assert not story.run.in_flight
+    telling.tell(actor, story.transitions[-1])
+    async with asyncio.timeout(5):
+        await telling.quiet()
+    assert (len(put_off), len(publisher.heard)) == (1, 2)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_after_redis_was_away_it_goes_on() -> None:
     publisher = Listeners(1)
     async with scene(publisher) as on:
