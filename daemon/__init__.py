@@ -129,7 +129,8 @@ Where this differs from the first design, and why
 * Watchers are told beside the runs, which do not wait for it (``runtime/telling``), and whole events only of runs that
   somebody listens to: whoever begins to listen is sent to the log by the first word, and hears all after it.
 * A node that carries one run alone, in quick steps, polls for the answers of its commits (``runtime/awake``): a
-  quarter of such a step was processes waking up with cold caches. It costs CPU for so long.
+  quarter of such a step was processes waking up with cold caches. It costs CPU for so long. Its watchers hear of a step
+  while the next one's commit is under way, two milliseconds later at most: the node has nothing else to do then.
 * Metrics are counted by values of our own (``counting``) and told by prometheus_client, whose locks took 50 µs a step.
 * ``hear`` stands beside ``decide``: letters come in batches and get no verdict, commands come alone and get one each.
 * Revisions are rows of their own, not parts of the log: the inbox must find what waits by who is asked, and a claim
