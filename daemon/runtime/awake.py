@@ -50,7 +50,7 @@ class Awake:
         """Whether the event loop is kept awake."""
 
     def later(self, what: Callable[[], object]) -> None:
-        """Do this once the next commit is on its way, or no longer waited for; at once unless the loop is kept awake."""
+        """Do this once the next commit is on its way or no longer waited for; at once unless the loop is kept awake."""
         if self.polls:
             self._waiting.append(what)
         else:
