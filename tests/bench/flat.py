@@ -2,7 +2,8 @@
 
 1. Rows, statements and Redis commands of a further step, at 10, 100 and 1,000 steps a run: counted by Postgres and
    Redis, runs one after another on one node. What a run costs by itself (claim, start, end) is taken off by the count
-   of runs of one step: cost(N) − cost(1), divided by N − 1.
+   of runs of one step: cost(N) − cost(1), divided by N − 1. The time between two steps is taken apart from that, of the
+   lengths in turns.
 2. Steps a second on one node over empty tables and over full ones, in turn; full: finished runs cloned from real ones.
 3. The queries of lists and the inbox over the full tables: their time, and whether their plans read whole tables.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ GOAL_QUERY_MS = 10.0
 CLONED_STEPS = 2
 QUERIES = 50
 LEAST_STEPS = 5
+ROUNDS = 2
+"""In each repeat, of the gaps in turns; a round of a length is the longest run, or so many short ones:"""
+SHORT_RUNS = 10
 COUNTS = True
 """The stack's Postgres counts statements."""
 STILL: dict[str, Any] = {
@@ -79,7 +83,6 @@ class Cost:
 
     counts: dict[str, float]
     sizes: dict[str, float]
-    gap_ms: float
     seconds: float
 
 
@@ -124,13 +127,27 @@ async def costs_by_length(stack: Stack, options: Options, report: Report) -> Non
         values = [one[name] for one in sizes.values()]
         spreads[name] = max(values) / min(values) - 1 if min(values) > 0 else math.inf
         rows.append([name, *values, f"{100 * spreads[name]:.1f} %"])
-    gaps = [one.gap_ms for one in costs.values()]
+    gaps = await gaps_in_turns(stack, lengths, rounds=ROUNDS * options.repeats)
     rows.append(["gap p50 ms", *gaps, f"{100 * (max(gaps) / min(gaps) - 1):.1f} %"])
     report.table(["a further step takes", *headings, "spread"], rows)
     report.goal("counts that differ with the length of a run", uneven, 0)
     report.goal("bytes, most over least − 1", max(spreads.values()), GOAL_BYTES)
     report.goal("times, most over least − 1", max(gaps) / min(gaps) - 1, GOAL_TIME)
     report.raw["lengths"] = {"counts": counts, "sizes": sizes, "gaps_ms": gaps}
+
+
+async def gaps_in_turns(stack: Stack, lengths: Sequence[int], *, rounds: int) -> list[float]:
+    """The median gap (ms) of runs of each length, on one node, in turns: a machine is half as quick a second later."""
+    found: dict[int, list[float]] = {steps: [] for steps in lengths}
+    async with stack.place() as place:
+        await place.start_node(**STILL)
+        await _carry_one(place, lengths[-1])  # connections, prepared statements
+        for number in range(rounds):
+            for steps in lengths if number % 2 else reversed(lengths):
+                for _ in range(min(SHORT_RUNS, lengths[-1] // steps)):
+                    found[steps] += (await _carry_one(place, steps)).gaps_ms
+        await place.stop_nodes()
+    return [percentile(gaps, 0.5) for gaps in found.values()]
 
 
 async def cost(stack: Stack, steps: int, *, runs: int) -> Cost:
@@ -155,8 +172,7 @@ async def cost(stack: Stack, steps: int, *, runs: int) -> Cost:
         await place.sql.execute("SELECT pg_stat_force_next_flush()")
         for name, value in (await _rows(place)).items():
             (sizes if name == "tables" else counts)[name] = (value - before.get(name, 0)) / (runs + 1)
-    gaps = [gap for one in carried for gap in one.gaps_ms]
-    return Cost(counts, sizes, percentile(gaps, 0.5), median([one.seconds for one in carried]))
+    return Cost(counts, sizes, median([one.seconds for one in carried]))
 
 
 async def _carry_one(place: Place, steps: int) -> Carried:
