@@ -7,7 +7,7 @@ A run waits for the deletion of its letters, since its next turn reads its inbox
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.machine.commands import RunId
 from daemon.runtime.actor import Actor, Turn
 from daemon.runtime.clock import Clock
-from daemon.runtime.ports import Aside, Claims, Inbox, Publisher
+from daemon.runtime.ports import Aside, Claims, Inbox, Later, Publisher
 from daemon.runtime.residents import Residents
 from daemon.runtime.telling import Telling
 from daemon.telemetry import log
@@ -41,7 +41,7 @@ class Afterwards:
         aside: Aside,
         publisher: Publisher,
         rest: Rest,
-        later: Callable[[Callable[[], object]], None],
+        later: Later,
         retry_s: float,
     ) -> None:
         self._residents = residents

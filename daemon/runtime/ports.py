@@ -99,6 +99,9 @@ class Aside(Protocol):
 Permit = Callable[[], bool]
 """Asked immediately before the bytes are written: is the lease fresh, and is the call still owed?"""
 
+Later = Callable[[Callable[[], object]], None]
+"""Does something when nothing more urgent is to be done, soon or at once."""
+
 Answer = Callable[[Letter | None], None]
 """Called exactly once when an effect is through; None says nothing to the run."""
 

@@ -11,12 +11,11 @@ one run wait, one that sends to the log takes their place: queues have an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from daemon.errors import FabricUnavailable
 from daemon.machine.record import Told, Transition
 from daemon.runtime.actor import Actor
-from daemon.runtime.ports import Publisher
+from daemon.runtime.ports import Later, Publisher
 from daemon.telemetry import log
 
 MOST_WORDS = 16
@@ -29,7 +28,7 @@ class Telling:
     ``later`` puts off what a quick step need not wait for: words about a run whose next call is about to leave.
     """
 
-    def __init__(self, publisher: Publisher, later: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(self, publisher: Publisher, later: Later) -> None:
         self._publisher = publisher
         self._later = later
         self._said: dict[Actor, list[Told]] = {}

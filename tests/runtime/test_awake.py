@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -60,6 +61,53 @@ async def test_it_stays_awake_a_moment_after_the_commit_and_no_longer(scene: Sce
         await scene.commit(run)
     assert await scene.takes(AFTER_S * 0.9)
     assert not await scene.takes(AFTER_S * 0.2)
+
+
+async def test_what_may_wait_is_done_at_once_unless_it_polls(scene: Scene) -> None:
+    done: list[str] = []
+    await scene.commit(a_run())
+    assert not scene.awake.polls
+    scene.awake.later(partial(done.append, "it"))
+    assert done == ["it"]
+
+
+@pytest.mark.parametrize("of_one", [True, False])
+async def test_what_may_wait_is_done_in_order_once_the_next_commit_has_left(scene: Scene, of_one: bool) -> None:
+    run, done = a_run(), list[str]()
+    for _ in range(2):
+        await scene.commit(run)
+    for name in ("first", "second"):
+        scene.awake.later(partial(done.append, name))
+    assert await scene.takes(AFTER_S * 0.5)
+    scene.awake.begun(run if of_one else None)
+    assert done == [], "the commit's bytes leave in this turn of the loop"
+    await scene.takes(0)
+    assert done == ["first", "second"]
+    scene.awake.over()
+    await scene.takes(1)
+    assert done == ["first", "second"], "once"
+
+
+async def test_what_may_wait_does_not_wait_for_a_commit_that_does_not_come(scene: Scene) -> None:
+    run, done = a_run(), list[str]()
+    for _ in range(2):
+        await scene.commit(run)
+    scene.awake.later(partial(done.append, "it"))
+    assert not await scene.takes(AFTER_S * 1.1)
+    assert done == ["it"]
+
+
+async def test_what_may_wait_waits_no_longer_than_a_commit_is_waited_for(scene: Scene) -> None:
+    run, done = a_run(), list[str]()
+    for _ in range(2):
+        await scene.commit(run)
+    scene.awake.begun(run)
+    await scene.takes(0)
+    scene.awake.later(partial(done.append, "it"))
+    assert await scene.takes(LONGEST_S * 0.9)
+    assert done == []
+    assert not await scene.takes(LONGEST_S * 0.2)
+    assert done == ["it"]
 
 
 async def test_the_time_it_is_awake_is_counted_with_each_commit(scene: Scene) -> None:

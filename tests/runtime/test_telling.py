@@ -14,6 +14,7 @@ from daemon.fabric.bus import Publisher
 from daemon.machine.commands import Epoch, RunId
 from daemon.machine.record import Told
 from daemon.runtime.actor import Actor
+from daemon.runtime.ports import Later
 from daemon.runtime.telling import MOST_WORDS, Telling
 from tests.machine.scenario import Story, chunk
 from tests.patience import eventually
@@ -43,10 +44,11 @@ class Listeners:
 class Scene:
     """One run that talks, and what is told of it."""
 
-    def __init__(self, publisher: Listeners) -> None:
+    def __init__(self, publisher: Listeners, later: Later) -> None:
+        self.publisher = publisher
         self.story = Story()
         self.actor = Actor(self.story.run, Epoch(1), "me", 0.0)
-        self.telling = Telling(publisher, lambda what: what())
+        self.telling = Telling(publisher, later)
 
     def says(self, text: str) -> None:
         self.story.hear(chunk(self.story.req, text))
@@ -56,10 +58,16 @@ class Scene:
         self.says(text)
         await self.telling.quiet()
 
+    async def held_up(self) -> None:
+        """A first word is on its way, and Redis takes its time."""
+        self.publisher.open.clear()
+        self.says("on its way\n")
+        await asyncio.sleep(0)
+
 
 @asynccontextmanager
-async def scene(publisher: Listeners) -> Any:
-    opened = Scene(publisher)
+async def scene(publisher: Listeners, later: Later = lambda what: what()) -> Any:
+    opened = Scene(publisher, later)
     running = asyncio.create_task(opened.telling.run())
     try:
         yield opened
@@ -86,16 +94,14 @@ async def test_what_nobody_hears_is_only_mentioned_until_somebody_does() -> None
 async def test_what_is_said_while_redis_is_slow_goes_out_together_and_in_order() -> None:
     publisher = Listeners(1)
     async with scene(publisher) as on:
-        publisher.open.clear()
-        on.says("one\n")
-        await asyncio.sleep(0)
+        await on.held_up()
         for text in ("two\n", "three\n", "four\n"):
             on.says(text)
         publisher.open.set()
         await on.telling.quiet()
     assert publisher.together == [1, 3]
     assert [told.first_seq for told in publisher.heard[1:]] == [told.last_seq + 1 for told in publisher.heard[:-1]]
-    texts = zip((b"one", b"two", b"three", b"four"), publisher.heard, strict=True)
+    texts = zip((b"on its way", b"two", b"three", b"four"), publisher.heard, strict=True)
     assert all(text in told.frames for text, told in texts)
 
 
@@ -106,9 +112,7 @@ async def test_what_piles_up_is_bounded(waiting: int, told_together: int) -> Non
     """Too many words become one that sends to the log; a watcher that heard the last before them misses nothing so."""
     publisher = Listeners(1)
     async with scene(publisher) as on:
-        publisher.open.clear()
-        on.says("on its way\n")
-        await asyncio.sleep(0)
+        await on.held_up()
         for number in range(waiting):
             on.says(f"{number}\n")
         publisher.open.set()
@@ -122,9 +126,7 @@ async def test_what_piles_up_is_bounded(waiting: int, told_together: int) -> Non
 async def test_quiet_is_when_what_was_said_before_is_told_though_more_is_said_all_the_time() -> None:
     publisher = Listeners(1)
     async with scene(publisher) as on:
-        publisher.open.clear()
-        on.says("on its way\n")
-        await asyncio.sleep(0)
+        await on.held_up()
         on.says("before\n")
         quiet = asyncio.create_task(on.telling.quiet())
         await asyncio.sleep(0)
@@ -138,22 +140,16 @@ async def test_quiet_is_when_what_was_said_before_is_told_though_more_is_said_al
 
 async def test_only_what_is_said_of_a_run_with_a_call_in_flight_may_wait_for_a_better_moment() -> None:
     publisher, put_off = Listeners(1), list[Any]()
-    story = Story()
-    telling = Telling(publisher, put_off.append)
-    running = asyncio.create_task(telling.run())
-    actor = Actor(story.run, Epoch(1), "me", 0.0)
-    story.hear(chunk(story.req, "it runs\n"))
-    telling.tell(actor, story.transitions[-1])
-    await asyncio.sleep(0)
-    assert (len(put_off), publisher.heard) == (1, [])
-    story.succeed()
-    assert not story.run.in_flight
-    telling.tell(actor, story.transitions[-1])
-    async with asyncio.timeout(5):
-        await telling.quiet()
+    async with scene(publisher, put_off.append) as on:
+        on.says("it runs\n")
+        await asyncio.sleep(0)
+        assert (len(put_off), publisher.heard) == (1, [])
+        on.story.succeed()
+        assert not on.story.run.in_flight
+        on.telling.tell(on.actor, on.story.transitions[-1])
+        async with asyncio.timeout(5):
+            await on.telling.quiet()
     assert (len(put_off), len(publisher.heard)) == (1, 2)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_after_redis_was_away_it_goes_on() -> None:
