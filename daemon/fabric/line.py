@@ -49,6 +49,8 @@ class Line:
 
         Raises what redis-py would: ConnectionError, TimeoutError, ResponseError (the first of the answers that is one).
         """
+        if not commands:  # no answer would ever come, and those of the others would be taken for it
+            return []
         talk = self._talk
         if talk is None or talk.is_over():
             talk = await self._open()

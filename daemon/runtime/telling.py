@@ -60,6 +60,8 @@ class Telling:
         while True:
             await self._bell.wait()
             self._bell.clear()
+            if not self._said:  # what was put off has gone out with what could not wait
+                continue
             self._going, self._told = self._told, asyncio.Event()
             said, self._said = [(actor, told) for actor, words in self._said.items() for told in words], {}
             try:

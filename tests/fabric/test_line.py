@@ -56,6 +56,11 @@ async def test_who_gives_up_does_not_shift_the_answers_of_the_others(line: Line)
     assert await line.ask(("ECHO", "after")) == [b"after"]
 
 
+async def test_no_question_has_no_answer_and_holds_nobody_up(line: Line) -> None:
+    assert await line.ask() == []
+    assert await line.ask(("ECHO", "after")) == [b"after"]
+
+
 async def test_a_script_is_loaded_when_the_server_does_not_know_it(line: Line, redis: Redis, redis_prefix: str) -> None:
     key = f"{redis_prefix}sum"
     for expected in (11, 12):

@@ -58,6 +58,12 @@ class Scene:
         self.says(text)
         await self.telling.quiet()
 
+    async def told_last(self) -> None:
+        """What the story told last is said, and told."""
+        self.telling.tell(self.actor, self.story.transitions[-1])
+        async with asyncio.timeout(5):
+            await self.telling.quiet()
+
     async def held_up(self) -> None:
         """A first word is on its way, and Redis takes its time."""
         self.publisher.open.clear()
@@ -146,10 +152,23 @@ async def test_only_what_is_said_of_a_run_with_a_call_in_flight_may_wait_for_a_b
         assert (len(put_off), publisher.heard) == (1, [])
         on.story.succeed()
         assert not on.story.run.in_flight
-        on.telling.tell(on.actor, on.story.transitions[-1])
-        async with asyncio.timeout(5):
-            await on.telling.quiet()
+        await on.told_last()
     assert (len(put_off), len(publisher.heard)) == (1, 2)
+
+
+async def test_what_was_put_off_and_told_meanwhile_is_not_told_as_nothing() -> None:
+    """What waited for a better moment went out with what could not wait; when the moment comes nothing is left."""
+    publisher, put_off = Listeners(1), list[Any]()
+    async with scene(publisher, put_off.append) as on:
+        on.says("it runs\n")
+        on.story.succeed()
+        await on.told_last()
+        (moment,) = put_off
+        moment()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await on.told_last()
+    assert publisher.together == [2, 1]
 
 
 async def test_after_redis_was_away_it_goes_on() -> None:
