@@ -91,6 +91,14 @@ async def test_partitions_are_made_ahead_and_only_once(pool: Pool) -> None:
     assert await partition_of(pool, uuid_at(month(5))) == f"workflow_run_pages_{month(5):%Y_%m}"
 
 
+async def test_a_month_that_has_rows_already_stops_nobody(pool: Pool) -> None:
+    """A run created where the clock was far ahead, or brought from v0 under such an id, wrote to DEFAULT."""
+    early = uuid_at(month(4))
+    assert await partition_of(pool, early) == "workflow_run_pages_default"
+    assert await Claims(pool).ensure_partitions(4) == 0
+    assert await partition_of(pool, uuid_at(month(3))) == f"workflow_run_pages_{month(3):%Y_%m}"
+
+
 async def test_a_month_drops_when_its_runs_are_gone(pool: Pool) -> None:
     await partition_of(pool, uuid_at(month(0)))
     await pool.execute(f"DROP TABLE workflow_run_pages_{month(0):%Y_%m}")
