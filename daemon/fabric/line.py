@@ -43,6 +43,8 @@ class Line:
         self._timeout_s = timeout_s
         self._talk: _Talk | None = None
         self._opening = asyncio.Lock()
+        self._failed = 0
+        """How often it could not be opened."""
 
     async def ask(self, *commands: Command, within_s: float = 0.0) -> list[Any]:
         """The answers to the commands, sent together; ``within_s``: how much longer than usual they may take.
@@ -74,10 +76,18 @@ class Line:
             self._talk.end("closed on this side")
 
     async def _open(self) -> _Talk:
+        """One tries for all: were each to wait for its turn at a mute server, the hundredth would wait for minutes."""
+        failed = self._failed
         async with self._opening:
             if self._talk is None or self._talk.is_over():
+                if self._failed != failed:
+                    raise RedisConnectionError("no connection could be opened just now")
                 connection = self._make()
-                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                try:
+                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                except Exception:
+                    self._failed += 1
+                    raise
                 self._talk = _Talk(connection, self._timeout_s)
             return self._talk
 

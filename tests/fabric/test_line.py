@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from daemon.dev.embedded import EmbeddedValkey
 from daemon.fabric.line import Line, Script
@@ -119,6 +120,31 @@ async def test_a_line_to_nobody_says_so_and_finds_the_server_when_it_comes() -> 
             server.start()
             assert await line.ask(("ECHO", "back")) == [b"back"]
             line.close()
+
+
+async def test_where_nobody_answers_all_who_ask_at_once_wait_for_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that vanished without a word: each try takes as long as it may."""
+    tries, given_up = list[Connection](), asyncio.Event()
+
+    async def connect(self: Connection) -> None:
+        tries.append(self)
+        await given_up.wait()
+        raise RedisTimeoutError("nobody")
+
+    monkeypatch.setattr(Connection, "connect", connect)
+    line = Line(Connection, timeout_s=5.0)
+    asking = [asyncio.create_task(line.ask(("PING",))) for _ in range(20)]
+    await asyncio.sleep(0)
+    asking[0].cancel()  # whoever gives up says nothing about the server: the next one tries
+    await asyncio.sleep(0)
+    given_up.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(answer) for answer in answers[:2]] == [asyncio.CancelledError, RedisTimeoutError]
+    assert {type(answer) for answer in answers[2:]} == {RedisConnectionError}
+    assert len(tries) == 2
+    with pytest.raises(RedisTimeoutError):
+        await line.ask(("PING",))
+    assert len(tries) == 3
 
 
 async def test_a_closed_line_fails_what_waits(line: Line) -> None:
