@@ -78,11 +78,15 @@ class Claims:
             return {RunId(row["id"]) for row in await connection.fetch(sql.STILL_HELD, *columns)}
 
     async def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]:
-        """The commands without a verdict, oldest first."""
+        """The commands without a verdict, oldest first. One that cannot be read is left out, and stays open."""
         found: dict[RunId, list[Command]] = {}
         async with reading(self._pool) as connection:
-            for row in await connection.fetch(sql.OPEN_COMMANDS, list(run_ids)):
+            rows = await connection.fetch(sql.OPEN_COMMANDS, list(run_ids))
+        for row in rows:
+            try:
                 found.setdefault(RunId(row["run_id"]), []).append(command_of(row))
+            except Exception:  # noqa: BLE001 - whatever is wrong with one command must not stop all others
+                log.exception("a command cannot be read", run_id=str(row["run_id"]), command_id=str(row["id"]))
         return found
 
     async def wake_waiting(self, agents: Collection[str] | None = None) -> None:

@@ -61,6 +61,8 @@ def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any],
     for index, *step in steps:
         states[index] = StepState(**dict(zip(StepState.__struct_fields__, step, strict=True)))
     known = [_attempt(*one) for one in attempts]
+    if any(not 0 <= one.step_index < len(states) for one in known):  # what it owes could not even be asked
+        raise ValueError("there is an attempt of a step that the run does not have")
     return replace(
         fresh,
         steps=tuple(states),

@@ -148,6 +148,19 @@ async def test_a_parked_run_says_why_keeps_its_letters_and_goes_on_when_it_is_re
     rig.never_twice(2)
 
 
+async def test_a_command_that_cannot_be_read_stops_neither_the_node_nor_its_run(rig: Rig) -> None:
+    node = await rig.start()
+    run_id = await rig.create(step("a", "gated"), step("b"))
+    await rig.told(run_id, "tool.status")
+    damaged = await rig.say(run_id, "cancel", ring=False)
+    await rig.pool.execute("UPDATE workflow_run_commands SET payload = '[]' WHERE id = $1", damaged)
+    await rig.ring(run_id)
+    rig.tools.gate.set()
+    await rig.until(run_id, "completed")
+    assert node.healthy
+    rig.never_twice(2)
+
+
 _settle = actor.settle
 
 

@@ -170,6 +170,17 @@ async def test_a_run_that_cannot_be_read_back_does_not_stop_its_neighbours(book:
     assert row["wake_at"] > await book.pool.fetchval("SELECT clock_timestamp()")
 
 
+async def test_an_attempt_of_a_step_that_there_is_not_makes_a_run_unreadable(book: Book, claims: Claims) -> None:
+    """The machine would raise each time when it is asked what such a run owes, and each node would end over it."""
+    damaged, sound = await book.open(), await book.open()
+    damaged.hear(acked(damaged.req))
+    await book.write(damaged, sound)
+    await book.pool.execute("UPDATE workflow_run_attempts SET step_index = 7 WHERE run_id = $1", damaged.run.id)
+    claimed, _ = await claims.claim({story.run.id: "node/other" for story in (damaged, sound)})
+    assert [run.id for run, _ in claimed] == [sound.run.id]
+    assert (await book.rows("workflow_runs", damaged.run.id))[0]["owner"] is None
+
+
 async def test_letting_go_clears_the_owner_and_stores_when_to_wake(book: Book, claims: Claims) -> None:
     story = await book.open()
     assert await claims.release([(story.run.id, Epoch(1), OWNER, 1_800_000_000_123, 0)]) == {story.run.id}
@@ -232,6 +243,13 @@ async def test_open_commands_are_those_without_a_verdict_oldest_first(
     for one in others:
         assert (one.kind, one.seen_seq, one.issued_by, one.step_id) == ("reject", 4, "bob", "a")
         assert (one.reason, one.confirm) == ("no\u2028", None)
+
+
+async def test_a_command_that_cannot_be_read_stops_no_other(book: Book, claims: Claims) -> None:
+    damaged, sound = await book.open(), await book.open()
+    await book.pool.execute("UPDATE workflow_run_commands SET payload = '[]' WHERE run_id = $1", damaged.run.id)
+    found = await claims.open_commands([damaged.run.id, sound.run.id])
+    assert {run_id: len(commands) for run_id, commands in found.items() if commands} == {sound.run.id: 1}
 
 
 async def test_due_are_the_passive_runs_whose_time_has_come_oldest_first(book: Book, claims: Claims) -> None:
