@@ -138,6 +138,8 @@ class _Talk(asyncio.Protocol):
         while (answer := self._reader.gets()) is not _NOT_YET:
             if isinstance(answer, hiredis.PushNotification):
                 continue
+            if self._over:  # what came before was a refusal; whoever asked has been told
+                return
             asked = self._waiting[0]
             asked.answers.append(answer)
             if len(asked.answers) == asked.wanted:

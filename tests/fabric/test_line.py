@@ -85,6 +85,18 @@ async def test_a_refusal_ends_the_line_and_the_next_question_opens_another(line:
     assert before != await clients(redis)
 
 
+async def test_what_was_answered_behind_a_refusal_is_not_looked_at(line: Line) -> None:
+    """It came with the refusal, and whoever asked has been told by then that the line is over."""
+    await line.ask(("PING",))
+    strange: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: strange.append(context))
+    refused, *others = [asyncio.create_task(line.ask((word,))) for word in ("NO-SUCH-COMMAND", *["PING"] * 20)]
+    answers = await asyncio.gather(refused, *others, return_exceptions=True)
+    assert isinstance(answers[0], ResponseError)
+    assert {type(answer) for answer in answers[1:]} == {RedisConnectionError}
+    assert strange == []
+
+
 async def _blocked(redis: Redis) -> int:
     while True:
         for one in await redis.client_list():
