@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from daemon.telemetry import log
 CONNECT_TIMEOUT_S = 5.0
 OLDEST_SERVER = (6, 2)
 SAFE_POLICY = "noeviction"
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds, seconds, times: a server that vanished without a word is known by that to an ear, which never speaks."""
 
 
 class Client:
@@ -34,8 +37,8 @@ class Client:
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self.redis, sentinel = open_primary(url, **_options(connections=32, timeout_s=timeout_s))
-        self.patient, patient_sentinel = open_primary(url, **_options(connections=8, timeout_s=None))
+        self.redis, sentinel = open_primary(url, **_options(url, connections=32, timeout_s=timeout_s))
+        self.patient, patient_sentinel = open_primary(url, **_options(url, connections=8, timeout_s=None))
         self._sentinels = [one for one in (sentinel, patient_sentinel) if one is not None]
         make = self.redis.connection_pool.make_connection
         self.line, self.doorbell = Line(make, timeout_s=timeout_s), Line(make, timeout_s=timeout_s)
@@ -62,9 +65,13 @@ def script(name: str) -> Script:
     return Script(resources.files("daemon.fabric").joinpath("lua", name + ".lua").read_text())
 
 
-def _options(*, connections: int, timeout_s: float | None) -> dict[str, Any]:
+def _options(url: str, *, connections: int, timeout_s: float | None) -> dict[str, Any]:
     """How every connection is opened: few enough, with bounded waits, tried once more when it turns out dead."""
-    return {
+    alive: dict[str, Any] = {}
+    if not url.startswith("unix:"):
+        known = {getattr(socket, name): value for name, value in KEEPALIVE.items() if hasattr(socket, name)}
+        alive = {"socket_keepalive": True, "socket_keepalive_options": known}
+    return alive | {
         "max_connections": connections,
         "timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": timeout_s,

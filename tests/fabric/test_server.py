@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from daemon.dev.embedded import EmbeddedValkey
 from daemon.errors import FabricUnavailable, SetupError
-from daemon.fabric.client import Client, open_client
+from daemon.fabric.client import KEEPALIVE, Client, open_client
 from daemon.fabric.inbox import Post
 from daemon.fabric.keys import Keys
 from daemon.fabric.ready import Ready
@@ -107,6 +108,27 @@ async def test_the_bus_hears_again_after_its_connection_was_killed(fabric: OverR
         await ear.confirmed(late)
     finally:
         await ear.close()
+
+
+async def test_an_ear_asks_now_and_then_whether_the_server_is_still_there(fabric: OverRedis) -> None:
+    """It never speaks: a server that vanished without a word would be listened to for ever."""
+    ear, run_id = Ear(fabric), new_run()
+    try:
+        await ear.bus.watch([run_id])
+        await ear.confirmed(run_id)
+        wire = ear.bus._pubsub.connection._writer.get_extra_info("socket")
+        assert wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        asked = {name: wire.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in KEEPALIVE}
+        assert asked == KEEPALIVE
+    finally:
+        await ear.close()
+
+
+async def test_a_socket_of_this_machine_needs_none_of_that() -> None:
+    client = Client("unix:///nobody/listens/here.sock")
+    with pytest.raises(FabricUnavailable):
+        await Ready(client, Keys("t"), node="n1").backlog()
+    await client.close()
 
 
 async def test_commands_go_on_after_all_connections_were_killed(fabric: OverRedis) -> None:
