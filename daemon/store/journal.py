@@ -77,7 +77,8 @@ class Lane:
         await self._settle(list(batch), outcomes)
         return outcomes
 
-    async def _settle(self, batch: list[Transition], outcomes: Outcomes) -> None:
+    async def _settle(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool = False) -> None:
+        """``lost``: a commit of these got no answer, so that it may still be under way."""
         pause_s = BACKOFF_FIRST_S
         while batch:
             try:
@@ -85,7 +86,7 @@ class Lane:
                 outcomes.committed.update(dict.fromkeys([one.run_id for one in batch], now_ms))
                 batch = []
             except Fenced:
-                left = await self._resolve_patiently(batch, outcomes)
+                left = await self._resolve_patiently(batch, outcomes, lost=lost)
                 if len(left) == len(batch):  # the rows say that all may be committed: not at full speed for ever
                     telemetry.commit_repeats.inc()
                     await asyncio.sleep(pause_s)
@@ -94,19 +95,20 @@ class Lane:
             except CONTENDED:
                 telemetry.commit_repeats.inc()
             except REFUSED as fault:
-                await self._split(batch, outcomes, fault)
+                await self._split(batch, outcomes, fault, lost=lost)
                 return
             except (*GONE, asyncpg.PostgresError) as fault:
                 telemetry.commit_repeats.inc()
                 await self._wait_out(fault, pause_s)
                 pause_s = min(pause_s * 2, BACKOFF_MAX_S)
-                batch = await self._resolve_patiently(batch, outcomes)
+                lost = True
+                batch = await self._resolve_patiently(batch, outcomes, lost=lost)
             except Exception as fault:  # noqa: BLE001 - the driver could not even send it: one run's defect, not ours
                 self._drop()
-                await self._split(batch, outcomes, fault)
+                await self._split(batch, outcomes, fault, lost=lost)
                 return
 
-    async def _split(self, batch: list[Transition], outcomes: Outcomes, fault: Exception) -> None:
+    async def _split(self, batch: list[Transition], outcomes: Outcomes, fault: Exception, *, lost: bool) -> None:
         """Halve until the culprit is alone: its neighbours never suffer."""
         if len(batch) == 1:
             telemetry.poisoned.inc()
@@ -114,8 +116,8 @@ class Lane:
             outcomes.poisoned[batch[0].run_id] = plain(fault)
             return
         middle = len(batch) // 2
-        await self._settle(batch[:middle], outcomes)
-        await self._settle(batch[middle:], outcomes)
+        await self._settle(batch[:middle], outcomes, lost=lost)
+        await self._settle(batch[middle:], outcomes, lost=lost)
 
     async def _commit_once(self, batch: list[Transition]) -> int:
         """Postgres time, epoch ms. Raises Fenced when none moved."""
@@ -131,8 +133,12 @@ class Lane:
         telemetry.transitions.inc(len(batch))
         return now_ms
 
-    async def _resolve(self, batch: list[Transition], outcomes: Outcomes) -> list[Transition]:
-        """Read the rows of transitions whose outcome is unknown; answers those to repeat."""
+    async def _resolve(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool) -> list[Transition]:
+        """Read the rows of transitions whose outcome is unknown; answers those to repeat.
+
+        A lost commit that waits for a lock goes on without us. Repeated, it is the same; but what is decided anew by
+        another authority would be taken for committed when it is. So such a run is given up: a new claim shuts it out.
+        """
         connection = await self._connected()
         rows = await connection.fetch(WHERE_IT_STANDS, [one.run_id for one in batch])
         found = {row["id"]: row for row in rows}
@@ -147,7 +153,7 @@ class Lane:
                 if one.authority in (None, row["authority"]):
                     again.append(one)
                 else:
-                    outcomes.outdated.add(one.run_id)
+                    (outcomes.fenced if lost else outcomes.outdated).add(one.run_id)
             else:
                 outcomes.fenced.add(one.run_id)
                 known = Known(one.run_id, one.epoch, one.owner, one.expected_seq)
@@ -159,11 +165,11 @@ class Lane:
             await park_lost(connection, behind)
         return again
 
-    async def _resolve_patiently(self, batch: list[Transition], outcomes: Outcomes) -> list[Transition]:
+    async def _resolve_patiently(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool) -> list[Transition]:
         pause_s = BACKOFF_FIRST_S
         while True:
             try:
-                return await self._resolve(batch, outcomes)
+                return await self._resolve(batch, outcomes, lost=lost)
             except CONTENDED:
                 telemetry.commit_repeats.inc()
             except (*GONE, asyncpg.PostgresError) as fault:

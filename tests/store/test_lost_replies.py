@@ -14,6 +14,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 import uuid_utils.compat as uuid7
+from msgspec.structs import replace
 
 from daemon import telemetry
 from daemon.dev.embedded import EmbeddedPostgres
@@ -105,6 +106,27 @@ async def test_when_the_answer_is_lost_and_another_claims_the_old_owner_is_fence
     outcomes = await far.write(story)
     assert outcomes.fenced == {story.run.id}
     assert await far.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+
+
+async def test_a_lost_commit_that_goes_on_is_never_taken_for_what_is_decided_after_it(far: Book, wire: Wire) -> None:
+    """It waits for a lock, its connection is cut, and meanwhile the authority that it went by is another. Were the run
+    decided anew, this commit would come first, as long as the other, and count for it. Its owner gives the run up."""
+    story, version = await ongoing(far), await far.pool.fetchval("SELECT version FROM authority_version")
+    (told,) = [replace(one, authority=version) for one in far.told(story)]
+    async with far.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", story.run.id)
+        committing = asyncio.create_task(far.lane.commit([told]))
+        await eventually(lambda: waiting(far.pool, 1))
+        await far.pool.execute("UPDATE authority_version SET version = version + 1")
+        wire.cut()
+        outcomes = await committing
+    assert (outcomes.fenced, outcomes.outdated) == ({story.run.id}, set())
+    await eventually(lambda: _advanced(far, told.run.last_seq, story))
+    assert (await far.claim(story.run.id, "next")).last_seq == told.run.last_seq
+
+
+async def _advanced(book: Book, last_seq: int, story: Story) -> bool:
+    return bool(await book.pool.fetchval("SELECT last_seq FROM workflow_runs WHERE id = $1", story.run.id) == last_seq)
 
 
 async def test_a_lost_answer_of_a_refusal_decides_the_command_once(far: Book, wire: Wire) -> None:
