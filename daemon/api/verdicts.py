@@ -56,22 +56,24 @@ class Verdicts:
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
-        self._waiting: dict[UUID, asyncio.Future[CommandRow]] = {}
+        self._waiting: dict[UUID, list[asyncio.Future[CommandRow]]] = {}
+        """Several may wait for one command: whoever repeats a request waits for what the first one said."""
         self._asked = asyncio.Event()
 
     async def of(self, command_ids: Sequence[UUID], *, within_s: float) -> list[CommandRow]:
         """Those of the commands that are decided in time. Raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
         futures = {one: loop.create_future() for one in command_ids}
-        self._waiting |= futures
+        for one, future in futures.items():
+            self._waiting.setdefault(one, []).append(future)
         self._asked.set()
         telemetry.watchers.inc()
         try:
             await asyncio.wait(futures.values(), timeout=within_s)
         finally:
             telemetry.watchers.dec()
-            for one in futures:
-                self._waiting.pop(one, None)
+            for one, future in futures.items():
+                self._leave(one, future)
         found = [future.result() for future in futures.values() if future.done()]
         missing = [one for one, future in futures.items() if not future.done()]
         return found + await self._commands.decided(missing) if missing else found
@@ -94,6 +96,14 @@ class Verdicts:
         """One statement for all handlers; while Postgres is away they go on waiting."""
         with contextlib.suppress(StoreUnavailable):
             for row in await self._commands.decided(list(self._waiting)) if self._waiting else ():
-                future = self._waiting.pop(row.id, None)
-                if future is not None and not future.done():
-                    future.set_result(row)
+                for future in self._waiting.pop(row.id, ()):
+                    if not future.done():
+                        future.set_result(row)
+
+    def _leave(self, command_id: UUID, future: asyncio.Future[CommandRow]) -> None:
+        """Its handler waits no more; others may."""
+        others = self._waiting.get(command_id, [])
+        if future in others:
+            others.remove(future)
+            if not others:
+                del self._waiting[command_id]

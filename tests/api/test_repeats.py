@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.api.answers import assert_problem
-from tests.api.harness import Answer, Stack, step
+from tests.api.harness import Answer, Stack, stack, step
 
 RUNS = "/v1/workflow-runs"
 FLOW = {"title": "T", "spec": {"steps": [step("a", approval_policy="manual")]}}
@@ -69,6 +69,25 @@ async def test_an_approval_sent_again_has_the_same_verdict_and_one_command(live:
     assert len(rows) == 1
     wrong = await post(live, f"{RUNS}/{run_id}/approve", {"step_id": "b"}, "k")
     assert_problem(wrong, 422, "idempotency_key_reused")
+
+
+async def test_all_who_say_the_same_at_once_hear_its_verdict_as_it_falls(
+    database: str, redis_url: str, redis_prefix: str
+) -> None:
+    """Not only the last of them: the others would wait for as long as a command may stay undecided."""
+    async with stack(database, redis_url, redis_prefix, verdict_wait_s=60) as live:
+        runs = [await live.start(step("a", approval_policy="manual")) for _ in range(2)]
+        for run_id in runs:
+            await live.until(run_id, "paused")
+        one, other = runs
+        bulk = {"action": "cancel", "filter": {"run_ids": [other]}}
+        async with asyncio.timeout(20):
+            said = await asyncio.gather(
+                *(post(live, f"{RUNS}/{one}/approve", {"step_id": "a"}, "k") for _ in range(4)),
+                *(post(live, f"{RUNS}/bulk", bulk, "k") for _ in range(4)),
+            )
+        assert {answer.status for answer in said} == {200}
+        assert {answer.body["items"][0]["outcome"] for answer in said[4:]} == {"applied"}
 
 
 async def test_a_refused_decision_sent_again_is_refused_again(live: Stack) -> None:
