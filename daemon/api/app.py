@@ -29,7 +29,7 @@ from daemon.api import (
 from daemon.api import answers as told
 from daemon.api import answers_of_authority as about
 from daemon.api.context import CONTEXT, DOCUMENT, Context
-from daemon.api.contract import Answer, Problems, Route, merged
+from daemon.api.contract import Answer, Problems, Route, go_on, merged
 from daemon.api.gate import EVENTS, gate
 from daemon.api.pace import PACE, Pace
 from daemon.api.refusals import REFUSALS, Refusals
@@ -256,7 +256,8 @@ def make_app(context: Context, *, ops_only: bool = False) -> web.Application:
     app[DOCUMENT] = cast("Callable[[], bytes]", document)
     app.add_routes([route.bound() for route in (OPS if ops_only else ROUTES)])
     if not ops_only:
-        app.router.add_route("*", RUNS + "/bulk", _not_allowed)  # it is no run's id, although it fits where one stands
+        # It is no run's id, although it fits where one stands.
+        app.router.add_route("*", RUNS + "/bulk", _not_allowed, expect_handler=go_on)
     return app
 
 

@@ -118,13 +118,19 @@ def problem(fault: RunwardenError) -> web.Response:
 def _of_aiohttp(fault: web.HTTPException, request: web.Request) -> web.Response:
     """aiohttp's own refusals (no such route, wrong method, bad headers) in our shape."""
     codes = {404: "no_such_route", 405: "method_not_allowed", 400: "bad_request"}
-    error = CallerError(fault.text or fault.reason, code=codes.get(fault.status, "bad_request"))
+    allowed = (_allowed(request) or fault.headers["Allow"]) if "Allow" in fault.headers else None
+    says = {
+        404: "There is no such path: /openapi.json has all that there are.",
+        405: f"This path takes {allowed}, not {request.method}.",
+    }
+    detail = says.get(fault.status) or fault.text or fault.reason
+    error = CallerError(detail, code=codes.get(fault.status, "bad_request"))
     answer = problem(error)
     answer.set_status(fault.status)
     body = orjson.loads(answer.body if isinstance(answer.body, bytes) else b"{}") | {"status": fault.status}
     answer.body = orjson.dumps(body)
-    if "Allow" in fault.headers:
-        answer.headers["Allow"] = _allowed(request) or fault.headers["Allow"]
+    if allowed is not None:
+        answer.headers["Allow"] = allowed
     return answer
 
 

@@ -116,6 +116,21 @@ async def test_broken_http_is_a_400_and_the_node_goes_on(shared: Stack, name: st
     assert (await shared.ask("GET", "/healthz")).status == 200
 
 
+async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(shared: Stack) -> None:
+    url = yarl.URL(shared.base)
+    head = HEAD.replace("{token}", shared.headers()["Authorization"])
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        async with asyncio.timeout(5):
+            writer.write((head + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n").encode())
+            assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
+            writer.write(b"[]")
+            assert await reader.readline() == b"\r\n"
+            assert (await reader.readline()).startswith(b"HTTP/1.1 422 ")
+    finally:
+        writer.transport.abort()
+
+
 async def test_a_client_that_hangs_up_in_the_middle_of_its_body_stores_nothing(
     shared: Stack, books: asyncpg.Connection
 ) -> None:
