@@ -33,6 +33,11 @@ UPDATE tool_policies SET agents = $2, tools = $3, risk = $4, writes = $5, open_w
     requires_approval = $8, denied = $9, note = $10, set_by = $11, set_at = now()
 WHERE id = $1 RETURNING {_COLUMNS}
 """  # noqa: S608 - nothing of it is input
+_OTHER = """
+SELECT true FROM tool_policies WHERE agents = $1 AND tools = $2 AND id <> $3
+    AND EXISTS (SELECT FROM tool_policies WHERE id = $3)
+"""
+"""Whether another policy has these patterns; of one that is not there, nothing is asked."""
 _DELETE = f"DELETE FROM tool_policies WHERE id = $1 RETURNING {_COLUMNS}"  # noqa: S608 - nothing of it is input
 _ONE_AFTER_THE_OTHER = "SELECT pg_advisory_xact_lock(hashtext('tool_policies'))"
 
@@ -82,8 +87,7 @@ class Policies:
         """Put this in the place of that one; None when there is none. Raises Conflict as ``add``."""
         async with reading(self._pool) as connection, connection.transaction():
             await connection.execute(_ONE_AFTER_THE_OTHER)
-            other = "SELECT true FROM tool_policies WHERE agents = $1 AND tools = $2 AND id <> $3"
-            if await connection.fetchval(other, said["agents"], said["tools"], policy_id):
+            if await connection.fetchval(_OTHER, said["agents"], said["tools"], policy_id):
                 raise _twice(said)
             row = await connection.fetchrow(_SET, *_values(policy_id, said, origin))
             return await _noted(connection, origin, "policy.changed", row) if row is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -46,6 +47,8 @@ async def test_patterns_have_one_policy(strict: Stack) -> None:
     other = await _made(strict, agents="*")
     clash = await strict.ask("PUT", f"{POLICIES}/{other['policy_id']}", sub="root", json=HIGH)
     assert (clash.status, clash.body["code"]) == (409, "policy_exists")
+    nothing = await strict.ask("PUT", f"{POLICIES}/{uuid4()}", sub="root", json=HIGH)
+    assert (nothing.status, nothing.body["code"]) == (404, "not_found"), "what is not there clashes with nothing"
     same = await strict.ask("PUT", f"{POLICIES}/{other['policy_id']}", sub="root", json=HIGH | {"agents": "*"})
     assert same.status == 200
 
