@@ -110,7 +110,7 @@ class _View:
                 text.append(f"{fault}\n", "red")
         if pause.message:
             text.append(f"{pause.message}\n", "red")
-        text.no_wrap, text.overflow = True, "ellipsis"
+        text.overflow = "fold"  # never cut: nothing is approved unseen
         title = Text(f"{pause.reason}: {step.name if step else 'the run'}", "bold magenta")
         return Panel(text, title=title, title_align="left", border_style="magenta", padding=(0, 1))
 

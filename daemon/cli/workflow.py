@@ -38,7 +38,9 @@ def apply(to: Connection, file: Path, workflow_id: str | None, key: str | None) 
     workflow: a new version, which later runs use; those under way keep theirs.
     """
     body, kept_id = _parts(_read(file))
-    target = workflow_id or kept_id
+    target = kept_id if workflow_id is None else workflow_id
+    if target is not None and (not isinstance(target, str) or not target):
+        raise _bad(file, "the workflow_id is no text; without one leave it out")
 
     async def work(api: Api) -> dict[str, Any]:
         if target:
@@ -115,7 +117,7 @@ def archive(to: Connection, workflow_id: str, yes: bool) -> None:
         click.echo(f"Archived {gone['workflow_id']} ({show.plain(gone['title'])})")
 
 
-def _parts(given: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+def _parts(given: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The body of the API's call and the id that the file remembers."""
     kept_id = given.pop("workflow_id", None)
     if isinstance(given.get("spec"), dict):
