@@ -63,6 +63,10 @@ def talking(command: Callable[..., None]) -> Callable[..., None]:
             raise
         except KeyboardInterrupt:
             raise SystemExit(Exit.INTERRUPTED) from None
+        except click.Abort as fault:  # which is what a question of click makes of Ctrl-C
+            if isinstance(fault.__context__, KeyboardInterrupt):
+                raise SystemExit(Exit.INTERRUPTED) from None
+            raise
 
     return told
 

@@ -137,7 +137,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise _bad(file, str(fault)) from None
     try:
         given = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         given = _yaml(file, text)
     if not isinstance(given, dict):
         raise _bad(file, "it holds no object with title and steps")

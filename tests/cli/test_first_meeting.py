@@ -5,10 +5,12 @@ from __future__ import annotations
 from io import StringIO
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from daemon.cli.connection import Connection, talking
 from daemon.cli.root import main
 from daemon.cli.watch import _View
 from daemon.dev.story import Pause
@@ -31,3 +33,23 @@ def test_the_question_shows_a_long_message_whole_at_a_narrow_terminal() -> None:
     out = StringIO()
     Console(file=out, width=30).print(view.question(pause))
     assert out.getvalue().count("x") == 90
+
+
+def test_ctrl_c_at_a_question_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_text: str) -> str:
+        raise KeyboardInterrupt
+
+    @click.command()
+    @talking
+    def asks(to: Connection) -> None:
+        monkeypatch.setattr(click.termui, "visible_prompt_func", interrupted)
+        click.confirm("Approve it?", abort=True)
+
+    assert CliRunner().invoke(asks, ["--url", "http://127.0.0.1:1", "--token", "t"]).exit_code == 130
+
+
+def test_a_file_nested_too_deeply_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 3000 + "]" * 3000)
+    told = CliRunner().invoke(main, ["workflow", "apply", str(file), "--url", "http://127.0.0.1:1", "--token", "t"])
+    assert told.exit_code == 7
