@@ -27,7 +27,9 @@ reason_option = click.option("--reason", metavar="TEXT", help="Stands in the log
 
 
 def segment(text: str) -> str:
-    """An id as a part of a path, whatever was typed."""
+    """An id as a part of a path, whatever was typed. Raises for what would name another path."""
+    if text in ("", ".", ".."):
+        raise click.UsageError(f"{text!r} is no id. Is a variable empty?")
     return quote(text, safe="")
 
 

@@ -53,3 +53,10 @@ def test_a_file_nested_too_deeply_is_told(tmp_path: Path) -> None:
     file.write_text("[" * 3000 + "]" * 3000)
     told = CliRunner().invoke(main, ["workflow", "apply", str(file), "--url", "http://127.0.0.1:1", "--token", "t"])
     assert told.exit_code == 7
+
+
+@pytest.mark.parametrize("typed", ["", ".", ".."])
+def test_an_id_that_would_name_another_path_is_told(typed: str) -> None:
+    told = CliRunner().invoke(main, ["run", "show", typed, "--url", "http://127.0.0.1:1", "--token", "t"])
+    assert told.exit_code == 2
+    assert "is no id" in told.output
