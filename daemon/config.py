@@ -48,6 +48,7 @@ class Http(Group):
         " the audit then names the address behind them. Empty: the peer of the connection is named.",
     )
     body_limit_bytes: int = Field(1_048_576, ge=1024, description="Largest accepted request body; a larger one is 413.")
+    body_timeout_s: float = Field(30.0, gt=0, description="How long a request may take to send its body; else 408.")
     verdict_wait_s: float = Field(
         5.0, ge=0, le=60, description="How long a command's handler waits for its verdict before it answers 202."
     )

@@ -5,7 +5,7 @@ Anyone may raise these; only ``api/gate.py`` turns them into HTTP answers and on
 
     RunwardenError
     ├── CallerError                 the client asked for something it cannot have
-    │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · Conflict 409
+    │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · NotFound 404 · TooSlow 408 · Conflict 409
     │   ├── Stale 412 · TooLarge 413 · Invalid 422 · TooMany 429
     ├── WorldError                  a neighbour (Postgres, Redis, a Gateway, an issuer) did not do its part
     │   ├── StoreUnavailable 503 · FabricUnavailable 503 · IssuerUnavailable 503
@@ -74,6 +74,13 @@ class Stale(CallerError):
 
     code = "version_conflict"
     status = 412
+
+
+class TooSlow(CallerError):
+    """The request body did not come in time."""
+
+    code = "request_timeout"
+    status = 408
 
 
 class TooLarge(CallerError):

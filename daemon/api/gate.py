@@ -17,7 +17,7 @@ from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.peers import address_of
 from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
-from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, TooMany, WorldError
+from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, TooMany, TooSlow, WorldError
 from daemon.telemetry import log, span
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -110,9 +110,12 @@ def problem(fault: RunwardenError) -> web.Response:
         headers["WWW-Authenticate"] = 'Bearer realm="runwarden"'
     if isinstance(fault, WorldError | TooMany):
         headers["Retry-After"] = "1" if isinstance(fault, WorldError) else "10"
-    return web.Response(
+    answer = web.Response(
         body=orjson.dumps(body), status=fault.status, content_type="application/problem+json", headers=headers
     )
+    if isinstance(fault, TooSlow):  # the rest of its body is not waited for
+        answer.force_close()
+    return answer
 
 
 def _of_aiohttp(fault: web.HTTPException, request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ Handlers take such models as arguments and read nothing by themselves; ``openapi
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,8 @@ import orjson
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from daemon.errors import BadRequest, Invalid, NotFound
+from daemon.api.context import CONTEXT
+from daemon.errors import BadRequest, Invalid, NotFound, TooSlow
 from daemon.machine.spec import escape, faults_of
 
 MAX_DEPTH = 200
@@ -148,13 +150,18 @@ def _lists(model: type[BaseModel]) -> frozenset[str]:
 
 
 async def read_json(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
-    """The body as a JSON object that can be stored and told again as it came. Raises BadRequest, Invalid, TooLarge.
+    """The body as a JSON object that can be stored and told again as it came.
+
+    Raises BadRequest, Invalid, TooLarge, TooSlow.
 
     Refused beside what is no JSON: NUL characters (Postgres), integers beyond 64 bits (they would be rounded) and
     nesting that we could read but not write.
     """
     try:
-        raw = await request.read()
+        async with asyncio.timeout(limit_s := request.app[CONTEXT].settings.body_timeout_s):
+            raw = await request.read()
+    except TimeoutError:
+        raise TooSlow(f"The body did not come whole within {limit_s:g} s: send the request again.") from None
     except web.RequestPayloadError as fault:
         raise BadRequest(f"The body is not what its headers say: {fault.__cause__ or fault}.") from None
     if not raw and optional:

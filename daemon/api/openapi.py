@@ -35,6 +35,7 @@ _TICKET: Problems = {401: ("ticket_invalid", "ticket_expired")}
 _OURS: Problems = {500: ("internal_error",), 503: ("store_unavailable", "fabric_unavailable", "issuer_unavailable")}
 _BODY: Problems = {
     400: ("bad_request",),
+    408: ("request_timeout",),
     413: ("body_too_large",),
     422: ("invalid_body", "malformed_json"),
 }

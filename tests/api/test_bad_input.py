@@ -16,7 +16,7 @@ import yarl
 from tests.api import bad_requests
 from tests.api.answers import assert_problem, stored
 from tests.api.bad_requests import TABLE, Bad, as_bytes
-from tests.api.harness import Answer, Stack, step
+from tests.api.harness import Answer, Stack, stack, step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -144,6 +144,27 @@ async def test_a_client_that_hangs_up_in_the_middle_of_its_body_stores_nothing(
     await writer.wait_closed()
     assert (await shared.ask("GET", "/readyz")).status == 200
     assert await stored(books) == before
+
+
+async def test_a_body_that_does_not_come_in_time_is_408_and_ends_the_connection(
+    database: str, redis_url: str, redis_prefix: str, books: asyncpg.Connection
+) -> None:
+    async with stack(database, redis_url, redis_prefix, body_timeout_s=0.2) as live:
+        before = await stored(books)
+        url = yarl.URL(live.base)
+        head = HEAD.replace("{token}", live.headers()["Authorization"])
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            writer.write((head + 'Content-Length: 5000\r\n\r\n{"title": "T", ').encode())
+            async with asyncio.timeout(5):
+                answered = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readuntil(b"}")
+        finally:
+            writer.transport.abort()
+        assert answered.startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nConnection: close\r\n" in answered
+        assert orjson.loads(body)["code"] == "request_timeout"
+        assert await stored(books) == before
 
 
 async def test_a_small_body_that_unpacks_to_a_huge_one_is_413(shared: Stack) -> None:
