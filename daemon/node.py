@@ -15,6 +15,7 @@ from aiohttp import web
 
 from daemon.api.context import Health
 from daemon.api.front import Front
+from daemon.api.gate import SERVER_LOG
 from daemon.config import Settings, mask
 from daemon.errors import SetupError
 from daemon.fabric.client import Client, open_client
@@ -75,7 +76,7 @@ class Node:
         self._front.close_streams()
 
     async def _listen(self, stack: AsyncExitStack) -> str:
-        runner = web.AppRunner(self._front.app, access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(self._front.app, access_log=None, logger=SERVER_LOG, shutdown_timeout=2.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         http = self._settings.http

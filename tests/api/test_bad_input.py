@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 import yarl
 
+from daemon.api.gate import SERVER_LOG
 from tests.api import bad_requests
 from tests.api.answers import assert_problem, stored
 from tests.api.bad_requests import TABLE, Bad, as_bytes
@@ -103,7 +104,9 @@ BROKEN_HTTP = {
 
 
 @pytest.mark.parametrize("name", BROKEN_HTTP)
-async def test_broken_http_is_a_400_and_the_node_goes_on(shared: Stack, name: str) -> None:
+async def test_broken_http_is_a_400_and_the_node_goes_on(
+    shared: Stack, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     url = yarl.URL(shared.base)
     sent = BROKEN_HTTP[name].replace("{token}", shared.headers()["Authorization"]).encode("latin-1")
     reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -114,6 +117,8 @@ async def test_broken_http_is_a_400_and_the_node_goes_on(shared: Stack, name: st
     finally:
         writer.transport.abort()
     assert (await shared.ask("GET", "/healthz")).status == 200
+    logged = [record for record in caplog.records if record.name in ("aiohttp.server", SERVER_LOG.name)]
+    assert logged == []  # else anybody could fill the log
 
 
 async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(shared: Stack) -> None:
