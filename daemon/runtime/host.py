@@ -295,7 +295,10 @@ class Host:
             self._clock.observe(outcomes.committed[actor.id])
             actor.run = transition.run
             actor.failures = 0
-            self._sender.send_owed(actor)
+            try:
+                self._sender.send_owed(actor)
+            except Exception:  # noqa: BLE001 - one run's defect must not stop its neighbours
+                self._give_up(actor)
             return True
         if actor.id in outcomes.fenced:
             telemetry.fenced.inc()
@@ -333,6 +336,12 @@ class Host:
         actor.rests += 1
         if self._residents.get(actor.id) is not actor:
             return
+        try:
+            self._rested(actor, owes=owes)
+        except Exception:  # noqa: BLE001 - one run's defect must not stop its neighbours
+            self._give_up(actor)
+
+    def _rested(self, actor: Actor, *, owes: bool) -> None:
         if owes:
             self._sender.send_owed(actor)
         if not actor.run.in_flight and self._authority.lacks(actor.run):
@@ -345,6 +354,11 @@ class Host:
         at = max(actor.quiet_since + self._linger_s, moment + max(self._linger_s / 2, LEAST_PAUSE_S))
         self._residents.alarm(actor, at if when is None else min(at, self._clock.at(when)))
         self._residents.free(actor)
+
+    def _give_up(self, actor: Actor) -> None:
+        """A run of which nobody can say what it owes: its lease runs out, and each who claims it then waits longer."""
+        log.exception("it cannot be said what a run owes, so it is given up", run_id=str(actor.id))
+        self._residents.drop(actor, ())
 
     def _may_leave(self, actor: Actor, moment: float) -> bool:
         """Whether the run only waits, at ``moment`` (monotonic s): nothing rung, nothing open, quiet for a while."""

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.fabric.inbox import Inbox, Post
 from daemon.machine.commands import Letter, Mark, Result, RunId
+from daemon.machine.state import Run
 from daemon.machine.wire import read_letter
 from daemon.runtime import actor, ingest
 from tests.patience import eventually
@@ -159,6 +160,37 @@ async def test_a_command_that_cannot_be_read_stops_neither_the_node_nor_its_run(
     await rig.until(run_id, "completed")
     assert node.healthy
     rig.never_twice(2)
+
+
+@pytest.mark.parametrize(("asked", "calls"), [("effects", 3), ("deadline", 4)])
+async def test_a_run_of_which_nobody_can_say_what_it_owes_is_given_up_and_stops_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, asked: str, calls: int
+) -> None:
+    """Not within its turn, but after its commit or as it rests. A newer release has mended it, and takes it over; of a
+    call that was committed and not sent it only knows that it may have left."""
+    node = await rig.start()
+    run_id, neighbour = [await rig.create(step("a", "gated"), step("b")) for _ in range(2)]
+    for one in (run_id, neighbour):
+        await rig.told(one, "tool.status")
+    sound, asked_about = getattr(actor, asked), set[RunId]()
+
+    def raises(run: Run, *rest: int) -> object:
+        if run.id == run_id:
+            asked_about.add(run_id)
+            raise ZeroDivisionError("the run's own defect")
+        return sound(run, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(actor, asked, raises)
+        rig.tools.gate.set()
+        await rig.until(neighbour, "completed")
+        await eventually(lambda: asked_about)
+    if asked == "effects":
+        await rig.until(run_id, "paused", reason="outcome_unknown")
+    else:
+        await rig.until(run_id, "completed")
+    assert node.healthy
+    rig.never_twice(calls)
 
 
 _settle = actor.settle
