@@ -31,6 +31,10 @@ ORPHANS = 10_000
 MONTHS_AHEAD = 3
 PARTITIONS_EVERY_S = 6 * 3600.0
 NOBODY = UUID(int=0)
+RETURNED = 10_000
+"""Most agents kept that have returned since the last period; of others the runs look at their own time."""
+NAME_CHARS = 255
+"""An agent's name that is longer is in no workflow (``machine.spec``)."""
 LEASES_EVERY = 5
 """Periods between two looks at every single lease; a dead node is found in each period."""
 
@@ -116,8 +120,12 @@ class Sweep:
         self._missed = True
 
     def returned(self, agent_id: str) -> None:
-        """An agent connected anew: the passive runs that wait for it shall ask what became of their calls."""
-        self._returned.add(agent_id)
+        """An agent connected anew: the passive runs that wait for it shall ask what became of their calls.
+
+        Anybody may say so, of any name; one that Postgres refuses (NUL) would end this node.
+        """
+        if 0 < len(agent_id) <= NAME_CHARS and "\x00" not in agent_id and len(self._returned) < RETURNED:
+            self._returned.add(agent_id)
 
     async def leave(self) -> None:
         """Give the role to another node at once; part of a drain."""

@@ -112,3 +112,16 @@ async def test_a_place_given_to_who_gives_up_in_the_same_moment_goes_to_the_next
     await third
     turnstile.leave("e")
     assert turnstile.enter_at_once("f")
+
+
+async def test_who_is_refused_while_their_patience_ends_hinders_nobody_else_from_being_refused():
+    """asyncio lets no timeout be moved that has struck and was not felt yet: here the second shut comes just then."""
+    turnstile = Turnstile(in_all=1, per_agent=None, patience_s=None)
+    await turnstile.enter("a")
+    waiting = [asyncio.create_task(turnstile.enter(agent)) for agent in ("b", "c")]
+    await asyncio.sleep(0)
+    for _ in range(5):
+        turnstile.shut()
+        await asyncio.sleep(0)
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [(type(fault), fault.code) for fault in told] == [(NotSent, "not_permitted")] * 2
