@@ -62,7 +62,8 @@ class Turnstile:
         """From now on nobody begins; those who wait are refused at once."""
         self._shut = True
         for wait in self._waiting:
-            wait.reschedule(asyncio.get_running_loop().time())
+            if not wait.expired():  # one whose time has just come cannot be told any more, and need not be
+                wait.reschedule(asyncio.get_running_loop().time())
 
     async def _wait(self, lane: "_Lane", agent_id: str) -> None:
         """The agent's place first: who waits for a busy agent must not hold a place that another could use."""
