@@ -9,7 +9,7 @@ Only `client` calls it. The promises, in the order in which a call meets them:
 4. After the write began everything but a complete answer is `MaybeSent`. It never writes a request twice: the Gateway
    does not deduplicate.
 5. It waits for the answer as long as the caller does: a caller that gives up closes the connection, which tears down
-   the whole tunnel of a blocked agent. Only a peer that no longer answers TCP's own keep-alive probes ends the wait.
+   the whole tunnel of a blocked agent. Only a peer whose TCP no longer answers, a minute long, ends the wait.
 6. Such an agent holds no more than its share of the connections (`turnstile`); who waits for a place is `NotSent` when
    that takes too long.
 """
@@ -34,6 +34,8 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 30),
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+    # No probe is sent while something written is not acknowledged: without this the kernel repeats it for 15 minutes.
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),
 )
 
 
