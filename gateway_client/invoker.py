@@ -22,12 +22,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
+from aiohappyeyeballs import start_connection
+
 from gateway_client.errors import MaybeSent, NotSent
 from gateway_client.http1 import Answer, AnswerReader, Endpoint, Malformed
 from gateway_client.turnstile import Turnstile
 
 # Proxies and NATs forget idle connections without a word after a minute or so; a write into one would wait for long.
 IDLE_LIMIT_S: Final = 30.0
+NEXT_ADDRESS_S: Final = 0.25
+"""After this a host's next address is tried beside the one that says nothing (RFC 8305): one of two may be a hole."""
 
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -238,11 +242,13 @@ class Invoker:
             raise NotSent("gateway_unavailable", "this client is closed")
         try:
             async with asyncio.timeout(self._connect_timeout_s):
+                host = self._endpoint.host
+                addresses = await loop.getaddrinfo(host, self._endpoint.port, type=socket.SOCK_STREAM)
                 _, connection = await loop.create_connection(
                     lambda: Connection(loop, secure=self._endpoint.secure),
-                    self._endpoint.host,
-                    self._endpoint.port,
+                    sock=await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1),
                     ssl=self._tls,
+                    server_hostname=host if self._tls is not None else None,
                 )
         except TimeoutError:
             raise NotSent("gateway_unavailable", f"no connection to {where} in {self._connect_timeout_s} s") from None

@@ -1,6 +1,7 @@
 """A peer that vanishes without a word: the machine is gone, or a router forgot the connection, and nothing says so."""
 
 import asyncio
+import contextlib
 import ctypes
 import socket
 import struct
@@ -43,4 +44,26 @@ async def test_a_call_written_to_a_peer_that_acknowledges_nothing_ends_as_maybe_
             with pytest.raises(MaybeSent) as caught:
                 await client.invoke(CALL)
     assert caught.value.code == "connection_lost"
+    assert len(gateway.requests) == 1
+
+
+async def test_an_address_that_swallows_everything_keeps_no_call_from_the_other_address_of_its_host(serve, monkeypatch):
+    gateway = await serve()
+    port = int(gateway.url.rpartition(":")[2])
+    loop = asyncio.get_running_loop()
+    resolve = loop.getaddrinfo
+    with socket.create_server(("127.0.0.2", port), backlog=0) as hole, contextlib.ExitStack() as queued:
+        for _ in range(3):  # its queue is full: what comes now is not even refused
+            one = queued.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(hole.getsockname())
+
+        async def both(host, port, **hints):  # uvloop asks for addresses, too
+            if host != "gateway.invalid":
+                return await resolve(host, port, **hints)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in ("127.0.0.2", "127.0.0.1")]
+
+        monkeypatch.setattr(loop, "getaddrinfo", both)
+        async with GatewayClient(gateway.url.replace("127.0.0.1", "gateway.invalid")) as client:
+            await client.invoke(CALL)
     assert len(gateway.requests) == 1
