@@ -90,7 +90,7 @@ Who may do what is changed by people while runs go on, so it is asked as late as
    them (``authority_version``). A commit that rests on them names the version that its turn went by; at another,
    Postgres moves nothing (``Outcomes.outdated``), and the turn is made anew by what stands now. So what a node
    remembers (``runtime/authority``) need not be fresh, only honest about its version; hints and periods only make it
-   quick.
+   quick. A version is at least the moment of its change, so that one whose commit a failover lost is no other's.
 3. In the permit, just before the bytes: nothing has come to bar or hold the call by a version that was known to stand a
    moment ago (so a hold is certain a moment after it was said, and answered then), and the digest over exactly what is
    about to be sent is the approved one.
