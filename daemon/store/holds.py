@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from daemon.auth.caller import Origin
+from daemon.errors import NotFound
 from daemon.store.audit import Deed, note
 from daemon.store.pool import Connection, Pool, reading
 from daemon.store.workflows import Place
@@ -46,7 +47,9 @@ WHERE (NOT $1 OR released_at IS NULL)
     AND ($5::timestamptz IS NULL OR (held_at, id) < ($5, $6::uuid))
 ORDER BY held_at DESC, id DESC LIMIT $7
 """  # noqa: S608 - nothing of it is input
+_TARGET = "SELECT target FROM holds WHERE id = $1 AND scope = 'agent'"
 _OWNER = "SELECT owner FROM agent_bindings WHERE agent_id = $1"
+_LOCK = f"{_OWNER} FOR UPDATE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +76,13 @@ class Holds:
     async def hold(
         self, *, hold_id: UUID, scope: Scope, target: str, reason: str, by_admin: bool, origin: Origin
     ) -> Hold:
-        """Hold it. What is held already stays so, by the hold that stands; an admin's word makes it an admin's."""
+        """Hold it. What is held already stays so, by the hold that stands; an admin's word makes it an admin's.
+
+        Who is none must own the agent, whatever was seen: raises NotFound where it is another's by now.
+        """
         async with reading(self._pool) as connection, connection.transaction():
+            if not by_admin:
+                await _owned(connection, target, origin.actor)
             while True:
                 stands = await connection.fetchrow(_STANDING, scope, target)
                 if stands is not None and (stands["by_admin"] or not by_admin):
@@ -92,9 +100,11 @@ class Holds:
     async def release(self, hold_id: UUID, origin: Origin, *, as_admin: bool) -> Hold | None:
         """Let what it held go on; one that is released already is answered as it is. None when there is none.
 
-        An admin's hold is left as it stands unless ``as_admin``.
+        An admin's hold is left as it stands unless ``as_admin``. Raises NotFound as ``hold``.
         """
         async with reading(self._pool) as connection, connection.transaction():
+            if not as_admin:
+                await _owned(connection, await connection.fetchval(_TARGET, hold_id), origin.actor)
             row = await connection.fetchrow(_RELEASE, hold_id, origin.actor, as_admin)
             if row is not None:
                 return await _noted(connection, origin, "hold.released", row)
@@ -116,6 +126,12 @@ class Holds:
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_LIST, standing, everything, user_id, sorted(subjects), *place, limit)
         return [_hold(row) for row in rows]
+
+
+async def _owned(connection: Connection, agent_id: str | None, user_id: str) -> None:
+    """The agent is theirs, until this transaction ends. Raises NotFound."""
+    if await connection.fetchval(_LOCK, agent_id) != user_id:
+        raise NotFound("There is no such agent, or it is not yours any more.")
 
 
 async def _noted(connection: Connection, origin: Origin, action: str, row: asyncpg.Record) -> Hold:

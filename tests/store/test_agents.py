@@ -20,6 +20,7 @@ from daemon.store.policies import SAYS, Policies
 from daemon.store.pool import Pool
 
 ROOT = Origin(actor="root")
+ANN = Origin(actor="ann")
 USERS = ("ann", "bob")
 
 
@@ -82,13 +83,28 @@ async def test_nothing_that_changes_nothing_raises_the_version_of_authority(pool
     await agents.mint("a", "ann", ROOT, reset=False)
     await agents.mint("a", "ann", ROOT, reset=True)
     await agents.unbind("b", ROOT)
-    again = await holds.hold(hold_id=uuid7.uuid7(), scope="agent", target="a", reason="s", by_admin=False, origin=ROOT)
+    again = await holds.hold(hold_id=uuid7.uuid7(), scope="agent", target="a", reason="s", by_admin=False, origin=ANN)
     assert again == held
     with pytest.raises(Conflict):
         await agents.mint("a", "bob", ROOT, reset=True)
     assert await _authority(pool) == before
     await agents.unbind("a", ROOT)
     assert await _authority(pool) > before
+
+
+async def test_who_owned_an_agent_neither_holds_nor_releases_it(pool: Pool) -> None:
+    """Whoever was its owner when they asked: what is on its way while the agent goes over is too late."""
+    agents, holds = Agents(pool), Holds(pool)
+    await agents.bind("a", "ann", ROOT)
+    held = await holds.hold(hold_id=uuid7.uuid7(), scope="agent", target="a", reason="r", by_admin=False, origin=ANN)
+    await agents.bind("a", "bob", ANN, owned_by="ann")
+    with pytest.raises(NotFound):
+        await holds.release(held.id, ANN, as_admin=False)
+    assert await holds.get(held.id) == held
+    await holds.release(held.id, Origin(actor="bob"), as_admin=False)
+    with pytest.raises(NotFound):
+        await holds.hold(hold_id=uuid7.uuid7(), scope="agent", target="a", reason="r", by_admin=False, origin=ANN)
+    assert await pool.fetchval("SELECT count(*) FROM holds WHERE released_at IS NULL") == 0
 
 
 WORDS = st.lists(
