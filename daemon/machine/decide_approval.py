@@ -29,7 +29,9 @@ from daemon.machine.needs import Facts
 from daemon.machine.spec import StepSpec
 from daemon.machine.state import Run
 
-FORBIDDEN = frozenset({"not_an_approver", "role_required"})
+NOT_AN_APPROVER = "not_an_approver"
+"""By the grants and policies that stand they may not decide."""
+FORBIDDEN = frozenset({NOT_AN_APPROVER, "role_required"})
 """Codes that say who may not, rather than what cannot be."""
 _DECIDING = frozenset({"approver", "admin"})
 """Roles that may say yes or no where they are asked; commands from before roles were kept have none."""
@@ -153,7 +155,7 @@ def _forbidden(run: Run, command: Command, facts: Facts, *, votes: bool) -> Refu
     forbids = who_may_not(step.terms, ground, user_id=run.user_id, by=command.issued_by, groups=command.who.groups)
     if forbids is None and votes and step.terms.forbid_self and revision is not None:
         forbids = _ITS_EDITOR if revision.edited_by == command.issued_by else None
-    return None if forbids is None else Refusal("not_an_approver", forbids)
+    return None if forbids is None else Refusal(NOT_AN_APPROVER, forbids)
 
 
 def _asked(run: Run, command: Command, now: int, facts: Facts, *, votes: bool) -> _Asked | Refusal:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from daemon.machine.approval import Revision, RevisionState, Vote, arguments_text
 from daemon.machine.commands import CommandId, Epoch, ReqId, RunId
+from daemon.machine.decide_approval import NOT_AN_APPROVER
 from daemon.machine.decision import Refusal
 from daemon.machine.events import (
     AttemptEnded,
@@ -215,16 +216,19 @@ def record(
         attempts=tuple(_attempt_row(run, notes) for notes in touched.values()),
         verdicts=tuple(verdicts),
         approvals=_approvals(before, happened) if run.revision is not before.revision else (),
-        authority=authority if _is_grounded(happened) else None,
+        authority=authority if _is_grounded(happened, verdicts) else None,
     )
 
 
-def _is_grounded(happened: Sequence[Happened]) -> bool:
+def _is_grounded(happened: Sequence[Happened], verdicts: Sequence[VerdictRow]) -> bool:
     """Whether something happened that must rest on the authority that stands at its commit.
 
-    Also that a call may not be made must be so when it is said: who was granted it just now would resume in vain.
+    Also that a call may not be made, or that somebody may not decide, must be so when it is said: who was granted it
+    just now would resume in vain, or be refused what is theirs.
     """
     if not GROUNDED.isdisjoint([type(event) for event, _ in happened]):
+        return True
+    if any(one.code == NOT_AN_APPROVER for one in verdicts):
         return True
     return any(isinstance(one, StepPaused) and one.paused_reason == "agent_unauthorized" for one, _ in happened)
 
