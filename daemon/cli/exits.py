@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from itertools import takewhile
 from typing import IO, Any
 
 import click
@@ -55,10 +58,41 @@ class Told(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group whose commands may raise our errors."""
+    """A group whose commands may raise our errors, and where ``--json`` holds for what is wrong with the words too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_AS_JSON] = "--json" in takewhile(lambda word: word != "--", args)
+        with _telling(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _telling(ctx):
             return super().invoke(ctx)
-        except RunwardenError as fault:
-            raise click.ClickException(str(fault)) from None
+
+
+_AS_JSON = f"{__name__}.as_json"
+"""In a context's ``meta``: whether the words ask for JSON, known before any command has understood them."""
+
+
+@contextmanager
+def _telling(ctx: click.Context) -> Iterator[None]:
+    as_json: bool = ctx.meta[_AS_JSON]
+    try:
+        yield
+    except Told as fault:
+        fault.as_json = fault.as_json or as_json
+        raise
+    except RunwardenError as fault:
+        raise _for(click.ClickException(str(fault)), as_json=as_json) from None
+    except click.ClickException as fault:
+        raise _for(fault, as_json=as_json) from None
+
+
+def _for(fault: click.ClickException, *, as_json: bool) -> click.ClickException:
+    """The same for programs; people get click's own words, with the usage."""
+    if not as_json:
+        return fault
+    code, hint = "failed", ""
+    if isinstance(fault, click.UsageError):
+        code, hint = "usage", f"How it is used: {fault.ctx.command_path} --help" if fault.ctx else ""
+    return Told(fault.format_message(), exit_code=Exit(fault.exit_code), code=code, hint=hint, as_json=True)
