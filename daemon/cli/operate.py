@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from daemon.cli import typed
 from daemon.cli.exits import Exit
 from daemon.cli.process import on_signals, run_loop
 from daemon.errors import SetupError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from daemon.auth.caller import Role
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+_LIFE = typed.Number(0, 876_000, min_open=True)
 
 
 @click.command()
@@ -130,7 +132,7 @@ def config(as_json: bool) -> None:
 
 @click.command()
 @click.option("--sub", default="dev", show_default=True, help="The user: 1 to 255 characters.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True, help="Its life.")
+@click.option("--hours", type=_LIFE, default=24.0, show_default=True, help="Its life.")
 @click.option(
     "--role",
     "roles",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from daemon.cli import typed
 from daemon.cli.exits import Exit
 from daemon.cli.process import run_loop, until_signal
 from daemon.errors import SetupError
@@ -42,7 +43,7 @@ def dev(data: Path, port: int | None, mcp_config: Path | None, weather: str) -> 
 
 @click.command()
 @click.option("--data", type=_directory, default=".data/demo", show_default=True, help="Emptied first, kept after.")
-@click.option("--seconds", type=click.FloatRange(0, 60), default=4.0, hidden=True, help="Of the streaming step.")
+@click.option("--seconds", type=typed.Number(0, 60), default=4.0, hidden=True, help="Of the streaming step.")
 @click.option("--weather", metavar=_NAMES, default="", help=_WEATHER)
 def demo(data: Path, seconds: float, weather: str) -> None:
     """Run an example workflow, live in this terminal.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli import approve, decide, show
+from daemon.cli import approve, decide, show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.exits import Exit
 
@@ -34,9 +34,7 @@ def _watching(command: Any) -> Any:
 
 @run.command()
 @click.argument("workflow_id", metavar="WORKFLOW")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0.001, 365 * 86400), help="The run's deadline, in seconds."
-)
+@click.option("--timeout", "timeout_s", type=typed.Number(0.001, 365 * 86400), help="The run's deadline, in seconds.")
 @click.option("--key", metavar="KEY", help="Idempotency key: the same key never starts a second run within a day.")
 @click.option("--watch", "watching", is_flag=True, help="Follow it at once, as `run watch`.")
 @_watching

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli import show
+from daemon.cli import show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.decide import segment
 
@@ -28,7 +28,7 @@ def service_token() -> None:
 @service_token.command()
 @click.argument("name")
 @click.option("--scope", "scopes", type=_SCOPES, multiple=True, required=True, help="A role that it gives; repeatable.")
-@click.option("--days", type=click.FloatRange(0, 36_500, min_open=True), help="Its life; otherwise until revoked.")
+@click.option("--days", type=typed.Number(0, 36_500, min_open=True), help="Its life; otherwise until revoked.")
 @click.option("--user", "user_id", metavar="USER", help="Whom it speaks for, if not you; for admins.")
 @talking
 def create(to: Connection, name: str, scopes: tuple[str, ...], days: float | None, user_id: str | None) -> None:

@@ -48,3 +48,19 @@ def test_a_missing_profile_is_told_to_programs_in_json() -> None:
     told = says("profile", "use", "nobody", "--json", XDG_CONFIG_HOME="/nonexistent")
     assert told.exit_code == 2
     assert json.loads(told.stderr)["error"]["code"] == "no_such_profile"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "start", "W", *NOWHERE, "--timeout"),
+        ("service-token", "create", "ci", "--scope", "viewer", *NOWHERE, "--days"),
+        ("token", "--hours"),
+        ("demo", "--seconds"),
+    ],
+)
+def test_what_is_no_number_is_told(words: tuple[str, ...], number: str) -> None:
+    told = says(*words, number, RUNWARDEN_JWT_SECRET="a secret of at least thirty-two characters")
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert f"Invalid value for '{words[-1]}'" in told.stderr
