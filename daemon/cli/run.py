@@ -35,7 +35,12 @@ def _watching(command: Any) -> Any:
 @run.command()
 @click.argument("workflow_id", metavar="WORKFLOW")
 @click.option("--timeout", "timeout_s", type=typed.Number(0.001, 365 * 86400), help="The run's deadline, in seconds.")
-@click.option("--key", metavar="KEY", help="Idempotency key: the same key never starts a second run within a day.")
+@click.option(
+    "--key",
+    metavar="KEY",
+    callback=typed.key,
+    help="Idempotency key: the same key never starts a second run within a day.",
+)
 @click.option("--watch", "watching", is_flag=True, help="Follow it at once, as `run watch`.")
 @_watching
 @talking

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli import show
+from daemon.cli import show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.decide import asks, segment
 from daemon.cli.exits import Exit, Told
@@ -29,7 +29,9 @@ def workflow() -> None:
 @click.option(
     "--id", "workflow_id", metavar="ID", help="Change this workflow; otherwise the file's `workflow_id`, if any."
 )
-@click.option("--key", "key", metavar="KEY", help="Idempotency key: the same key never creates a second one.")
+@click.option(
+    "--key", metavar="KEY", callback=typed.key, help="Idempotency key: the same key never creates a second one."
+)
 @talking
 def apply(to: Connection, file: Path, workflow_id: str | None, key: str | None) -> None:
     """Create a workflow from FILE (YAML or JSON; - reads standard input), or change one.

@@ -64,3 +64,11 @@ def test_what_is_no_number_is_told(words: tuple[str, ...], number: str) -> None:
     told = says(*words, number, RUNWARDEN_JWT_SECRET="a secret of at least thirty-two characters")
     assert (told.exit_code, told.stdout) == (2, "")
     assert f"Invalid value for '{words[-1]}'" in told.stderr
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a b", "clé", "", "k" * 256])
+@pytest.mark.parametrize("words", [("run", "start", "W"), ("workflow", "apply", "-")])
+def test_a_key_that_the_api_would_not_take_is_told_before_anything_is_sent(words: tuple[str, ...], key: str) -> None:
+    told = says(*words, *NOWHERE, "--key", key)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "Invalid value for '--key': 1 to 255 letters" in told.stderr
