@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.cli import profiles
+from daemon.cli import profiles, typed
 from daemon.cli.exits import Exit, Told
 
 if TYPE_CHECKING:
@@ -82,15 +82,30 @@ def _connection(profile: str | None, url: str | None, token: str | None, *, as_j
         known = profiles.load()
         wanted = wanted or known.current or ""
         kept = profiles.known(known, wanted) if wanted else {}
-    if profile is not None:  # who names one on the command line means it, whatever the environment says
-        url, token = url or kept.get("url"), token or kept.get("token")
-    url = url or given.url or kept.get("url") or DEFAULT_URL
-    token = token or given.token.get_secret_value() or kept.get("token")
-    if not url.startswith(("http://", "https://")):
-        raise click.BadParameter("a URL begins with http:// or https://", param_hint="--url")
+    insists = profile is not None  # who names one on the command line means it, whatever the environment says
+    url, place = _first("url", url, given.url, kept, wanted, insists=insists)
+    token, _ = _first("token", token, given.token.get_secret_value(), kept, wanted, insists=insists)
+    try:
+        url = typed.base_url(url or DEFAULT_URL)
+    except ValueError as fault:
+        raise click.UsageError(f"{place} is no base URL of an API: {fault}.") from None
     if not token or not token.isascii() or not token.isprintable():
         hint = (
             "Set one: runwarden profile set NAME --url … --token-stdin, or RUNWARDEN_TOKEN. `runwarden dev` prints one."
         )
         raise Told("There is no token to call the API with.", exit_code=Exit.NOT_AUTHORISED, code="no_token", hint=hint)
-    return Connection(url=url.rstrip("/"), token=token, as_json=as_json)
+    return Connection(url=url, token=token, as_json=as_json)
+
+
+def _first(
+    what: str, option: str | None, environment: str, kept: dict[str, str], profile: str, *, insists: bool
+) -> tuple[str, str]:
+    """A value, and the place that says it, for people to find it again; both empty when none does."""
+    places = [
+        (option, f"--{what}"),
+        (environment, f"RUNWARDEN_{what.upper()}"),
+        (kept.get(what), f"the {what} of profile {profile}"),
+    ]
+    if insists:
+        places[1:] = reversed(places[1:])
+    return next(((said, place) for said, place in places if said), ("", ""))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from daemon.cli import show
+from daemon.cli import show, typed
 from daemon.cli.exits import Exit, Told
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -112,13 +112,14 @@ def set_(name: str, url: str | None, token: str | None, token_stdin: bool, as_js
         token = sys.stdin.readline().strip()
     elif token is None and "token" not in entry and sys.stdin.isatty():
         token = click.prompt("Token", hide_input=True)
-    given = {"url": url.rstrip("/") if url else None, "token": token}
+    try:
+        given = {"url": typed.base_url(url) if url else None, "token": token}
+    except ValueError as fault:
+        raise click.BadParameter(f"{fault}.", param_hint="--url") from None
     for key, value in given.items():
         if value is not None and not _PRINTABLE.fullmatch(value):
             raise click.BadParameter(f"the {key} has characters that no {key} has")
         entry |= {key: value} if value is not None else {}
-    if "url" in entry and not entry["url"].startswith(("http://", "https://")):
-        raise click.BadParameter("a URL begins with http:// or https://", param_hint="--url")
     profiles.entries[name] = entry
     profiles.current = profiles.current or name
     save(profiles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -26,3 +27,34 @@ def key(_ctx: click.Context, _option: click.Parameter, typed: str | None) -> str
     if typed is not None and not _KEY.fullmatch(typed):
         raise click.BadParameter("1 to 255 letters, digits and signs of ASCII; no space, no line break")
     return typed
+
+
+def base_url(text: str) -> str:
+    """The base URL of an API, without a slash at its end. Raises ValueError with what is wrong, and never repeats it:
+    there may be a password in it."""
+    if not text.isprintable() or " " in text:
+        raise ValueError("it has a space or a control character")
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("a URL begins with http:// or https://")
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+    except ValueError:
+        raise ValueError("its host is no address; an IPv6 one stands in brackets, as in http://[::1]:8080") from None
+    try:
+        sound = parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("its port is no number from 1 to 65535")
+    if "@" in parts.netloc:
+        raise ValueError("it has a user or a password; who calls is told by the token alone")
+    if not host:
+        raise ValueError("it names no host")
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL has no ? and no #")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host is no name of a host: each part has 1 to 63 characters") from None
+    return text.rstrip("/")

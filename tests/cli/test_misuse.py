@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -72,3 +73,39 @@ def test_a_key_that_the_api_would_not_take_is_told_before_anything_is_sent(words
     told = says(*words, *NOWHERE, "--key", key)
     assert (told.exit_code, told.stdout) == (2, "")
     assert "Invalid value for '--key': 1 to 255 letters" in told.stderr
+
+
+WRONG_URLS = {
+    "ftp://x": "begins with http:// or https://",
+    "http://": "names no host",
+    "http://ann:hunter2@host": "by the token alone",
+    "http://example..com": "no name of a host",
+    "http://h:99999": "its port",
+    "http://h:x": "its port",
+    "http://[::1": "in brackets",
+    "http://a b": "a space",
+    "http://h/?a=b": "no ?",
+}
+
+
+@pytest.mark.parametrize(("url", "why"), WRONG_URLS.items())
+def test_a_url_that_is_none_is_told_with_where_it_stands(url: str, why: str, tmp_path: Path) -> None:
+    directory = {"XDG_CONFIG_HOME": str(tmp_path)}
+    file = tmp_path / "runwarden" / "config.toml"
+    file.parent.mkdir()
+    file.write_text(f'[profiles.work]\nurl = "{url}"\ntoken = "t"\n')
+    for place, told in {
+        "--url": says("run", "list", "--url", url, "--token", "t", **directory),
+        "RUNWARDEN_URL": says("run", "list", "--token", "t", RUNWARDEN_URL=url, **directory),
+        "profile work": says("run", "list", "--profile", "work", RUNWARDEN_URL="http://h", **directory),
+        "'--url'": says("profile", "set", "home", "--url", url, "--token", "t", **directory),
+    }.items():
+        assert (told.exit_code, told.stdout) == (2, ""), told.output
+        assert place.strip("'") in told.stderr
+        assert why in told.stderr
+        assert "hunter2" not in told.stderr
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:1", "http://127.0.0.1:1/behind/a/proxy/", "https://bücher.invalid"])
+def test_a_url_that_may_be_one_is_tried(url: str) -> None:
+    assert says("service-token", "create", "ci", "--scope", "viewer", "--url", url, "--token", "t").exit_code == 3
