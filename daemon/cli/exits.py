@@ -6,10 +6,12 @@ with ``--json`` as one JSON object there; never as a traceback.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from itertools import takewhile
 from typing import IO, Any
@@ -73,6 +75,9 @@ class Commands(click.Group):
 _AS_JSON = f"{__name__}.as_json"
 """In a context's ``meta``: whether the words ask for JSON, known before any command has understood them."""
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a disk answers that takes no more. A closed pipe is not one of these: click ends quietly then."""
+
 
 @contextmanager
 def _telling(ctx: click.Context) -> Iterator[None]:
@@ -86,6 +91,19 @@ def _telling(ctx: click.Context) -> Iterator[None]:
         raise _for(click.ClickException(str(fault)), as_json=as_json) from None
     except click.ClickException as fault:
         raise _for(fault, as_json=as_json) from None
+    except OSError as fault:
+        if fault.errno not in _FULL:
+            raise
+        _give_up_output()
+        raise _for(click.ClickException(f"It cannot be written: {fault}"), as_json=as_json) from None
+
+
+def _give_up_output() -> None:
+    """What is still to be written goes nowhere: Python would try once more on its way out, and fail as loudly."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _for(fault: click.ClickException, *, as_json: bool) -> click.ClickException:
