@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
+from io import TextIOWrapper
 from itertools import takewhile
 from typing import IO, Any
 
@@ -39,6 +40,11 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+def needs_ascii(stream: IO[Any]) -> bool:
+    """Whether JSON must escape what is not ASCII: what such a stream would write instead is no JSON."""
+    return (getattr(stream, "encoding", None) or "utf8").lower().replace("-", "") != "utf8"
+
+
 class Told(click.ClickException):
     """A failure as the caller is told it: what happened, a stable code, and what to do next."""
 
@@ -52,7 +58,8 @@ class Told(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         if self.as_json:
             error = {"code": self.code, "detail": self.message, "hint": self.hint, "exit_code": int(self.exit_code)}
-            click.echo(json.dumps({"error": error}, ensure_ascii=False), file=file or sys.stderr)
+            file = file or sys.stderr
+            click.echo(json.dumps({"error": error}, ensure_ascii=needs_ascii(file)), file=file)
             return
         super().show(file)
         if self.hint:
@@ -61,6 +68,12 @@ class Told(click.ClickException):
 
 class Commands(click.Group):
     """A group whose commands may raise our errors, and where ``--json`` holds for what is wrong with the words too."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # a title may have what the terminal's encoding has not
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **more)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_AS_JSON] = "--json" in takewhile(lambda word: word != "--", args)

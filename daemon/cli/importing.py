@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from daemon.cli.exits import Exit
+from daemon.cli.exits import Exit, needs_ascii
 from daemon.cli.process import run_loop
 
 
@@ -36,7 +36,7 @@ def import_v0(source: str, yes: bool, batch: int, as_json: bool) -> None:
         click.echo("Interrupted. What was copied is whole; the same command goes on from there.", err=True)
         sys.exit(Exit.INTERRUPTED)
     if as_json:
-        click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(report.as_json(), ensure_ascii=needs_ascii(sys.stdout), indent=2))
     else:
         click.echo("\n".join(report.lines(really=yes)))
     if report.refused:

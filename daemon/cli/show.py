@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from daemon.cli.exits import needs_ascii
+
 _MARKS = {"success": "✓", "failed": "✗", "rejected": "✗", "running": "▸", "skipped": "↷", "canceled": "✗"}
 _MARKS |= {"expired": "✗"}
 _COLOURS = {"success": "green", "completed": "green", "failed": "red", "rejected": "red", "paused": "magenta"}
@@ -18,12 +20,12 @@ _COLOURS |= {"running": "cyan", "canceled": "yellow", "skipped": "yellow"}
 
 def document(value: Any) -> None:
     """The one JSON document of a command."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(json.dumps(value, ensure_ascii=needs_ascii(sys.stdout), indent=2))
 
 
 def line(value: Any) -> None:
     """One line of NDJSON, at once."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    click.echo(json.dumps(value, ensure_ascii=needs_ascii(sys.stdout), separators=(",", ":")))
 
 
 def plain(value: object) -> str:

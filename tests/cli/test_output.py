@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import click
+from click.testing import CliRunner
+
+from daemon.cli.exits import Commands
+from daemon.cli.watch import _View
 from tests.cli.command import ROOT, clean_environment
 
 PROFILES = '[profiles.work]\nurl = "http://h"\ntoken = "t"\n'
 
 
-def written(home: Path, *words: str, to: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def written(
+    home: Path, *words: str, to: Path, profiles: str = PROFILES, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A command as a process of its own, with its output to this file."""
     file = home / "runwarden" / "config.toml"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(PROFILES)
-    with Path(to).open("w") as output:
+    file.write_text(profiles, encoding="utf-8")
+    with to.open("w") as output:
         return subprocess.run(
             [sys.executable, "-m", "daemon", *words],
             cwd=ROOT,
@@ -30,7 +38,34 @@ def written(home: Path, *words: str, to: str, **environment: str) -> subprocess.
 
 def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
     for words in (["profile", "list"], ["profile", "list", "--json"], ["run", "--help"], ["--version"]):
-        told = written(tmp_path, *words, to="/dev/full")
+        told = written(tmp_path, *words, to=Path("/dev/full"))
         assert told.returncode == 1
         assert len(told.stderr.splitlines()) == 1
         assert "No space left on device" in told.stderr
+
+
+def test_what_an_encoding_has_not_is_escaped(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    url = "http://bücher.😀"
+
+    def listed(*words: str) -> str:
+        profiles = PROFILES.replace("http://h", url)
+        told = written(tmp_path, "profile", "list", *words, to=output, profiles=profiles, PYTHONIOENCODING="latin-1")
+        assert (told.returncode, told.stderr) == (0, "")
+        return output.read_text(encoding="latin-1")
+
+    assert r"http://bücher.\U0001f600" in listed()
+    assert json.loads(listed("--json"))["items"][0]["url"] == url
+
+
+def test_a_run_is_watched_in_ascii_whatever_its_title() -> None:
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def watch() -> None:
+        _View({"workflow_snapshot": {"title": "Café 😀", "steps": []}, "run_id": "r"}, as_json=False)
+
+    told = CliRunner(charset="ascii").invoke(group, ["watch"])
+    assert (told.exit_code, told.stdout) == (0, "Caf\\xe9 \\U0001f600  (r)\n")
