@@ -84,16 +84,17 @@ def _connection(profile: str | None, url: str | None, token: str | None, *, as_j
         kept = profiles.known(known, wanted) if wanted else {}
     insists = profile is not None  # who names one on the command line means it, whatever the environment says
     url, place = _first("url", url, given.url, kept, wanted, insists=insists)
-    token, _ = _first("token", token, given.token.get_secret_value(), kept, wanted, insists=insists)
+    token, source = _first("token", token, given.token.get_secret_value(), kept, wanted, insists=insists)
     try:
         url = typed.base_url(url or DEFAULT_URL)
     except ValueError as fault:
         raise click.UsageError(f"{place} is no base URL of an API: {fault}.") from None
-    if not token or not token.isascii() or not token.isprintable():
-        hint = (
-            "Set one: runwarden profile set NAME --url … --token-stdin, or RUNWARDEN_TOKEN. `runwarden dev` prints one."
-        )
+    hint = "Set one: runwarden profile set NAME --url … --token-stdin, or RUNWARDEN_TOKEN. `runwarden dev` prints one."
+    if not token:
         raise Told("There is no token to call the API with.", exit_code=Exit.NOT_AUTHORISED, code="no_token", hint=hint)
+    if not token.isascii() or not token.isprintable():
+        message = f"{source} has a character that no token has: a line break, or one beyond ASCII."
+        raise Told(message, exit_code=Exit.NOT_AUTHORISED, code="bad_token", hint=hint)
     return Connection(url=url, token=token, as_json=as_json)
 
 

@@ -109,3 +109,13 @@ def test_a_url_that_is_none_is_told_with_where_it_stands(url: str, why: str, tmp
 @pytest.mark.parametrize("url", ["http://[::1]:1", "http://127.0.0.1:1/behind/a/proxy/", "https://bücher.invalid"])
 def test_a_url_that_may_be_one_is_tried(url: str) -> None:
     assert says("service-token", "create", "ci", "--scope", "viewer", "--url", url, "--token", "t").exit_code == 3
+
+
+def test_a_token_that_can_be_none_is_told_with_where_it_stands() -> None:
+    for place, told in {
+        "--token": says("run", "list", "--url", "http://127.0.0.1:1", "--token", "tök", "--json"),
+        "RUNWARDEN_TOKEN": says("run", "list", "--url", "http://127.0.0.1:1", "--json", RUNWARDEN_TOKEN="a\nb"),
+    }.items():
+        error = json.loads(told.stderr)["error"]
+        assert (told.exit_code, error["code"]) == (4, "bad_token")
+        assert error["detail"].startswith(f"{place} has a character that no token has")
