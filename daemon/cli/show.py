@@ -17,6 +17,9 @@ _COLOURS = {"success": "green", "completed": "green", "failed": "red", "rejected
 _COLOURS |= {"expired": "red", "high": "red"}
 _COLOURS |= {"running": "cyan", "canceled": "yellow", "skipped": "yellow"}
 
+_READABLE = 10
+"""Columns that a cell of a table needs at least, or all that it has."""
+
 
 def document(value: Any) -> None:
     """The one JSON document of a command."""
@@ -50,12 +53,27 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, none
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    widest = [max(map(len, column)) for column in zip(columns.values(), *cells, strict=True)]
+    if widest[0] + sum(2 + min(_READABLE, width) for width in widest[1:]) > console.width:
+        _blocks(cells, [*columns.values()])
+        return
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for number, heading in enumerate(columns.values()):
         shown.add_column(heading, no_wrap=number == 0, overflow="fold")
     for one in cells:
         shown.add_row(*(Text(cell, _COLOURS.get(cell.split(" ")[0], "")) for cell in one))
-    Console(highlight=False).print(shown)
+    console.print(shown)
+
+
+def _blocks(cells: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
+    """Rows one below the other, a line for each cell: where a table would leave nothing of them but their ids."""
+    margin = max(map(len, headings))
+    for number, one in enumerate(cells):
+        if number:
+            click.echo()
+        for heading, cell in zip(headings, one, strict=True):
+            click.echo(f"{heading:<{margin}} {click.style(cell, _COLOURS.get(cell.split(' ')[0]))}")
 
 
 def state(run: Mapping[str, Any]) -> str:

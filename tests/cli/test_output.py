@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
+from daemon.cli import show
 from daemon.cli.exits import Commands
 from daemon.cli.watch import _View
 from tests.cli.command import ROOT, clean_environment
@@ -69,3 +72,20 @@ def test_a_run_is_watched_in_ascii_whatever_its_title() -> None:
 
     told = CliRunner(charset="ascii").invoke(group, ["watch"])
     assert (told.exit_code, told.stdout) == (0, "Caf\\xe9 \\U0001f600  (r)\n")
+
+
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 61, 62, 100])
+def test_a_list_keeps_every_cell_at_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"run": "01990000-0000-7000-8000-000000000001", "title": "Tidy up", "status": "completed", "step": "2/3"}
+    out = _Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    show.table([row, row], {key: key for key in row}, none="")
+    for cell in row.values():
+        assert out.getvalue().count(cell) == 2
