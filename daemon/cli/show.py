@@ -17,7 +17,7 @@ _COLOURS = {"success": "green", "completed": "green", "failed": "red", "rejected
 _COLOURS |= {"expired": "red", "high": "red"}
 _COLOURS |= {"running": "cyan", "canceled": "yellow", "skipped": "yellow"}
 
-_READABLE = 10
+_READABLE = 6
 """Columns that a cell of a table needs at least, or all that it has."""
 
 
