@@ -70,9 +70,8 @@ class Commands(click.Group):
     """A group whose commands may raise our errors, and where ``--json`` holds for what is wrong with the words too."""
 
     def main(self, *args: Any, **more: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # a title may have what the terminal's encoding has not
-                stream.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout, TextIOWrapper):  # a title may have what the terminal's encoding has not
+            sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it from the start
         return super().main(*args, **more)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
