@@ -36,14 +36,15 @@ class Story:
         self.universe = Universe(seed, Plan(hosts=hosts, runs=0, people=0, trouble_s=20.0, finishes=False, **plan))
         self.world, self.servers = self.universe.world, self.universe.servers
 
-    def run_of(self, *tools: str, timeout_ms: int = 8000) -> RunId:
-        """A run that calls these tools of the agent, one after the other."""
+    def run_of(self, *tools: str, timeout_ms: int = 8000, **more: Any) -> RunId:
+        """A run that calls these tools of the agent, one after the other; ``more``: what else each step says."""
         return self.universe.create_run(
             *(
                 {
                     "id": f"s{number}",
                     "name": f"Step {number}",
                     "tool_config": {"agent_id": AGENT, "tool_name": tool, "timeout_ms": timeout_ms},
+                    **more,
                 }
                 for number, tool in enumerate(tools)
             )

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from tests.sim.authority import AGENT, USER
+from tests.sim.authority import USER
 from tests.sim.forgeries import decided_unfenced
 from tests.sim.stories.script import Story, play
 
@@ -35,14 +35,7 @@ def test_old_rules_decide_nothing(engine: AbstractContextManager[None], whole: b
 
 def tell(story: Story) -> None:
     story.enact("the agent is held")
-    run_id = story.universe.create_run(
-        {
-            "id": "s0",
-            "name": "Step 0",
-            "approval_policy": "manual",
-            "tool_config": {"agent_id": AGENT, "tool_name": "quick"},
-        }
-    )
+    run_id = story.run_of("quick", approval_policy="manual")
 
     def waits() -> None:
         story.enact("quick asks", hinted=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from tests.sim.authority import AGENT, USER
+from tests.sim.authority import USER
 from tests.sim.stories.script import Story, play
 
 
@@ -21,14 +21,7 @@ def test_old_rules_refuse_nobody() -> None:
 def tell(story: Story) -> None:
     """Policy asks the owner for their word; when it does no more, ann, whose run it is, says hers at once."""
     story.enact("quick asks")
-    run_id = story.universe.create_run(
-        {
-            "id": "s0",
-            "name": "Step 0",
-            "approval_policy": "manual",
-            "tool_config": {"agent_id": AGENT, "tool_name": "quick"},
-        }
-    )
+    run_id = story.run_of("quick", approval_policy="manual")
 
     def waits() -> None:
         story.enact("quick asks", back=True, hinted=False)
