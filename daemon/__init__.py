@@ -115,8 +115,8 @@ Where this differs from the first design, and why
 * Letters for a run that the hearing node holds reach it in memory too; its inbox in Redis is for the letters of others,
   and read when a bell or an alarm says so. That saves four of five exchanges with Redis a step, a tenth of the node's
   CPU and a third of a millisecond before the next call. What is given up is small: a node that is killed takes with it
-  what it had heard and not committed (milliseconds). A second node's standby memory has it; alone it would have missed
-  whatever came while it was down as well, and each call in flight is inquired. A run that is let go, or lost, leaves
+  what it had heard and not committed (milliseconds). A second node's standby memory has it; what came while nobody
+  heard at all is asked for, about each call in flight, by whoever hears next. A run that is let go, or lost, leaves
   such letters to its inbox (``runtime/strays``), so a stale owner still deletes nothing.
 * What every step asks of Redis goes over one connection of our own making (``fabric/line``): a pipeline of redis-py
   costs more CPU than all that it carries. redis-py opens that connection and does everything rarer.

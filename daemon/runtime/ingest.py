@@ -3,7 +3,8 @@
 ``hearing`` has one for each Gateway and one for the Gateways' Redis. Of all nodes one is the holder and appends; where
 there is a second it is the standby: it hears the same and remembers the last 30 s of ACKs and RESULTs, which it appends
 when it takes over. Letters carry the holder's term and a number, so that a repeated append is known for what it is. The
-source itself has no replay: after a gap ``missed`` is called, and attempts in flight are inquired.
+source itself has no replay: after a gap ``missed`` is called, and attempts in flight are inquired. So they are when a
+standby takes over: nobody can tell how long the former holder had been deaf, or dead, when the standby began to hear.
 """
 
 from __future__ import annotations
@@ -157,6 +158,8 @@ class Ingest:
             recalled = self._memory.recall()
             log.info("took over the ingest", gateway=self._gateway, recalled=len(recalled))
             await self._append(recalled)
+            if self._open:  # the former holder may have been deaf, or dead, before this node began to hear
+                self._missed()
             await self._standby_hears.douse()
             await self._standby.leave()
 

@@ -157,6 +157,24 @@ async def test_when_the_node_that_hears_crashes_another_hears_and_no_result_is_l
     rig.never_twice(12)
 
 
+async def test_a_result_from_after_the_hearing_nodes_death_and_before_the_standby_came_is_inquired(rig: Rig) -> None:
+    """The standby's memory begins when it began to hear; the run is passive, so no new owner asks what became of it."""
+    first = await rig.start("n1", lease_ttl_s=LONG_S, linger_s=0.05)
+    run_id = await rig.create(step("a", "gated"))
+    await rig.told(run_id, "tool.status")
+    await rig.passive(run_id)
+    await first.crash()
+    rig.nodes.remove(first)
+    rig.tools.gate.set()
+    await eventually(lambda: rig.tools.running == 0)
+    second = await rig.start("n2", hears=False, linger_s=0.05)
+    ear = second.runner._hearing.ears["default"]
+    await eventually(lambda: (ear._part, ear._open) == ("standby", True), what="a standby that hears")
+    await rig.redis.redis.delete(rig.keys.role("ingest:default"), rig.keys.role("sweep"))  # the dead one's time is over
+    await rig.until(run_id, "completed")
+    rig.never_twice(1)
+
+
 async def test_when_the_node_that_hears_drains_another_hears_and_no_result_is_lost(rig: Rig) -> None:
     first, second = await _two(rig)
     runs = [await rig.create(step("a", "gated"), step("b")) for _ in range(6)]
