@@ -6,10 +6,13 @@ pid file in a directory that we hold the lock of names it, and its program and w
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import pwd
+import random
 import signal
 import socket
 import stat
@@ -25,6 +28,10 @@ from daemon.errors import SetupError
 
 log = logging.getLogger(__name__)
 
+PORTS = range(15_000, 32_000)
+"""Where servers are put: below the ports that systems give to connections by themselves (Linux: from 32768, others:
+from 49152), so that no passing connection has the port when a server binds it, now or after a restart."""
+_next_port = itertools.count(random.randrange(len(PORTS)))  # noqa: S311 - so that processes begin apart; no secret
 _POLL_S = 0.005
 _POLITE_S = 10.0
 _KILL_S = 5.0
@@ -92,10 +99,13 @@ def end_leftover(pid_file: Path, home: Path, program: str, polite: Sequence[sign
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody held a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody held a moment ago, and another one each time."""
+    for number in itertools.islice(_next_port, len(PORTS)):
+        port = PORTS[number % len(PORTS)]
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SetupError(f"every port of 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1} is taken")
 
 
 def account_for(data: Path) -> pwd.struct_passwd | None:

@@ -23,6 +23,7 @@ from daemon.config import Settings, load
 from daemon.dev.agent import Emit
 from daemon.dev.envelope import Json
 from daemon.dev.gateway import DevGateway
+from daemon.dev.processes import free_port
 from daemon.dev.scripted_agent import ScriptedAgent, ToolFailure, text_result
 from daemon.node import Node, open_node
 from tests.api.declared import assert_declared
@@ -370,7 +371,7 @@ async def stack(database: str, redis_url: str, redis_prefix: str, **overrides: A
     gateway, tools = LoudGateway(), Tools()
     gateway.add_agent(tools)
     absent = "gateway_url" in overrides
-    url = overrides.pop("gateway_url") if absent else await gateway.start()
+    url = overrides.pop("gateway_url") if absent else await gateway.start(port=free_port())
     try:
         where = {"postgres_url": database, "redis_url": redis_url, "redis_prefix": redis_prefix, "gateway_url": url}
         settings = load(**QUICK | where | overrides)

@@ -30,6 +30,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.config import load
+from daemon.dev.processes import free_port
 from daemon.runtime.runner import Runner
 from tests.api.harness import QUICK, SECRET, LoudGateway, Stack, Tools
 from tests.patience import eventually
@@ -292,7 +293,7 @@ async def cluster(database: str, redis_url: str, redis_prefix: str) -> AsyncIter
     assert SECRET
     gateway, tools = LoudGateway(), Tools()
     gateway.add_agent(tools)
-    await gateway.start()
+    await gateway.start(port=free_port())
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         opened = Cluster(database, redis_url, redis_prefix, gateway, tools, http)
         try:

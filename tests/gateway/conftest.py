@@ -18,6 +18,7 @@ import pytest
 import uvloop
 
 from daemon.dev.gateway import DevGateway
+from daemon.dev.processes import free_port
 from daemon.dev.scripted_agent import ScriptedAgent, text_result
 
 
@@ -159,7 +160,7 @@ async def dev_gateway(http: aiohttp.ClientSession, **options: Any) -> AsyncItera
     agent.tool("fail", fail)
     agent.tool("crash", crash)
     gateway.add_agent(agent)
-    dev.wire.base = await gateway.start()
+    dev.wire.base = await gateway.start(port=free_port())
     dev.log = agent.log
     try:
         yield dev

@@ -21,6 +21,7 @@ from daemon.config import Settings, load
 from daemon.dev.embedded import EmbeddedValkey
 from daemon.dev.envelope import Json
 from daemon.dev.gateway_redis import RedisMode
+from daemon.dev.processes import free_port
 from tests.api.harness import QUICK, LoudGateway, Stack, Tools, serving
 from tests.patience import eventually
 
@@ -123,7 +124,7 @@ async def world(
     results = more.pop("results", True)
     gateways = {name: Fickle(results=results, redis=RedisMode(server.url, name) if server else None) for name in "ab"}
     try:
-        urls = {name: await gateway.start() for name, gateway in gateways.items()}
+        urls = {name: await gateway.start(port=free_port()) for name, gateway in gateways.items()}
         where = {"postgres_url": database, "redis_url": redis_url, "redis_prefix": redis_prefix}
         where["gateway_url"] = ",".join(f"{name}={url}" for name, url in urls.items())
         where["gateway_redis_url"] = server.url if server else ""

@@ -24,6 +24,7 @@ from daemon.config import load
 from daemon.dev.agent import Emit, ToolFailure
 from daemon.dev.envelope import Json
 from daemon.dev.gateway import DevGateway
+from daemon.dev.processes import free_port
 from daemon.dev.scripted_agent import ScriptedAgent, text_result
 from daemon.fabric.client import Client, open_client
 from daemon.fabric.inbox import Inbox
@@ -274,7 +275,7 @@ async def rig(database: str, redis_url: str, prefix: str) -> AsyncIterator[Rig]:
     """No node yet. On leaving, whatever still runs crashes; a node that died by itself fails the test."""
     gateway, tools = DevGateway(), Tools()
     gateway.add_agent(tools)
-    await gateway.start()
+    await gateway.start(port=free_port())
     pool, redis = await open_pool(database, size=3, patience_s=10), await open_client(redis_url, patience_s=10)
     opened = Rig(database, redis_url, pool, redis, Keys(prefix), gateway, tools)
     try:
