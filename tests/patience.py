@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 POLL_S = 0.005
+PATIENCE_S = 20.0
+"""For what shall come: a shared machine may stall for seconds. Below the 30 s after which a call that was forgotten is
+looked at anyway, so that no test takes that look for what it waits for."""
 
 _T = TypeVar("_T")
 
 
-async def eventually(holds: Callable[[], _T | Awaitable[_T]], *, within_s: float = 10.0, what: str = "it") -> _T:
+async def eventually(holds: Callable[[], _T | Awaitable[_T]], *, within_s: float = PATIENCE_S, what: str = "it") -> _T:
     """Polls ``holds`` (plain or async) until it answers something true, and answers that; fails when time is over."""
     until = time.monotonic() + within_s
     while True:
@@ -26,7 +29,10 @@ async def eventually(holds: Callable[[], _T | Awaitable[_T]], *, within_s: float
 
 
 def wait_until(
-    holds: Callable[[], object], *, within_s: float = 10.0, what: Callable[[], object] = lambda: "it never came to hold"
+    holds: Callable[[], object],
+    *,
+    within_s: float = PATIENCE_S,
+    what: Callable[[], object] = lambda: "it never came to hold",
 ) -> None:
     """As ``eventually``, for code without an event loop; ``what`` tells more when time is over."""
     until = time.monotonic() + within_s

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from tests.api.harness import Answer, Stack, Tools, step
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 _NUMBERS = count(1)
 READ_ONLY = {"readOnlyHint": True, "openWorldHint": False}
@@ -112,7 +112,7 @@ class Case:
             return seen if (seen["status"], seen["paused_reason"]) == (status, reason) else None
 
         try:
-            return await eventually(there, within_s=15, what=f"{run_id} being {status} {reason}")
+            return await eventually(there, within_s=PATIENCE_S, what=f"{run_id} being {status} {reason}")
         except AssertionError:
             raise AssertionError(f"not {status} {reason}, but {seen}") from None
 

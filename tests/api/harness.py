@@ -27,10 +27,9 @@ from daemon.dev.processes import free_port
 from daemon.dev.scripted_agent import ScriptedAgent, ToolFailure, text_result
 from daemon.node import Node, open_node
 from tests.api.declared import assert_declared
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 SECRET = "the tests' secret, which is long enough for HS256"
-PATIENCE_S = 15.0
 POLL_S = 0.02
 AGENT = "agent-1"
 
@@ -39,8 +38,8 @@ QUICK: dict[str, Any] = {
     "port": 0,
     "node_name": "node-1",
     "postgres_pool": 5,
-    "start_patience_s": 5,
-    "lease_ttl_s": 3,
+    "start_patience_s": 15,
+    "lease_ttl_s": 15,
     "sweep_period_s": 0.1,
     "stale_after_s": 0.1,
     "linger_s": 0.3,
@@ -50,7 +49,8 @@ QUICK: dict[str, Any] = {
     "gateway_retry_s": 0.1,
     "drain_s": 2,
 }
-"""Small timings, so that what takes seconds in production takes moments here."""
+"""Small timings, so that what takes seconds in production takes moments here. Not the lease: a machine that stalls for
+half of it leaves a mark in the log of each run (``tool.unsent``), and tests compare logs."""
 
 
 class Interval(NamedTuple):

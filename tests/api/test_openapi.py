@@ -16,7 +16,7 @@ from openapi_spec_validator import validate
 
 from daemon.api.app import ROUTES, document
 from tests.api.harness import AGENT, Stack
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 SPEC = {
     "steps": [
@@ -107,7 +107,7 @@ async def test_a_generated_client_completes_the_story(live: Stack, client_packag
             found = await call("runs.runs_get", run.run_id)
             return found if found.status == status else None
 
-        return await eventually(there, within_s=15, what=f"the run being {status}")
+        return await eventually(there, within_s=PATIENCE_S, what=f"the run being {status}")
 
     assert (await until("paused")).paused_reason == "awaiting_approval"
     await call("decisions.decisions_approve", run.run_id, body=models.ApproveBody(step_id="b"))

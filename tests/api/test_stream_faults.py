@@ -21,8 +21,8 @@ from daemon.fabric.keys import Keys
 from daemon.machine.commands import RunId
 from daemon.machine.record import Told
 from daemon.machine.wire import frames_of
-from tests.api.harness import PATIENCE_S, Stack, assert_each_once, stack, step
-from tests.patience import eventually
+from tests.api.harness import Stack, assert_each_once, stack, step
+from tests.patience import PATIENCE_S, eventually
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def gone(self, within_s: float = 15) -> int:
+    async def gone(self, within_s: float = 30) -> int:
         """Its exit code, once it has ended."""
         async with asyncio.timeout(within_s):
             return await self.process.wait()
@@ -86,7 +86,7 @@ class Process:
                 with contextlib.suppress(ValueError):
                     self.said.append(json.loads(line))
 
-    async def ready(self, word: str, *, within_s: float = 20) -> None:
+    async def ready(self, word: str, *, within_s: float = 60) -> None:
         """Wait until it has said ``word``, which comes with its ``url``."""
 
         def up() -> dict[str, Any] | None:

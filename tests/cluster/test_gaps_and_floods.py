@@ -16,7 +16,7 @@ from daemon.store import pool
 from daemon.store.journal import Lane
 from tests.api.harness import stack, step
 from tests.cluster.harness import Cluster, runner_of
-from tests.patience import eventually, let_pass
+from tests.patience import PATIENCE_S, eventually, let_pass
 
 
 async def test_a_result_that_nobody_heard_is_found_by_runs_on_every_node(several: Cluster) -> None:
@@ -40,7 +40,7 @@ async def test_a_result_that_nobody_heard_is_found_by_runs_on_every_node(several
     for request in list(several.gateway._subscribers.values()):
         assert request.transport is not None
         request.transport.close()
-    await several.ended(len(runs), within_s=15)
+    await several.ended(len(runs), within_s=PATIENCE_S)
     assert set(several.executions().values()) == {1}
 
 
@@ -60,7 +60,7 @@ async def test_a_result_behind_more_letters_than_one_turn_reads_is_not_left_lyin
         async def empty() -> bool:
             return await redis.xlen(Keys(redis_prefix).inbox(UUID(run))) == 0
 
-        await eventually(empty, within_s=5, what="every letter read")
+        await eventually(empty, what="every letter read")
 
 
 async def test_letters_for_runs_that_do_not_exist_do_not_stay_for_ever(

@@ -33,7 +33,7 @@ async def test_a_result_between_the_lease_and_the_owner_of_a_leaving_run_wakes_i
 
             await eventually(dealt_with, what="the offer taken")
             gate.open.set()
-            await opened.until(run, "completed", within_s=5)
+            await opened.until(run, "completed")
 
 
 async def test_a_lease_that_was_given_back_is_not_taken_again_by_its_renewal(
@@ -55,7 +55,7 @@ async def test_a_lease_that_was_given_back_is_not_taken_again_by_its_renewal(
 
             await eventually(passive, what="the run passive")
             opened.tools.release.set()
-            await opened.until(run, "completed", within_s=5)
+            await opened.until(run, "completed")
 
 
 async def test_a_draining_node_does_not_take_its_own_runs_back(

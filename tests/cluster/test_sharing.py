@@ -20,7 +20,7 @@ async def test_of_three_idle_nodes_none_gets_more_than_half_of_300_runs(several:
     async def all_owned() -> bool:
         return sum((await several.owners()).values()) == 300
 
-    await eventually(all_owned, within_s=20, what="every run owned")
+    await eventually(all_owned, what="every run owned")
     assert max((await several.owners()).values()) <= 150
 
 

@@ -40,7 +40,7 @@ async def test_a_result_that_rings_a_stale_owner_wakes_the_run_all_the_same(
         await another_had_it(opened, redis, redis_prefix, run)
         await let_pass(0.5)  # renewals go by
         opened.tools.release.set()
-        await opened.until(run, "completed", within_s=5)
+        await opened.until(run, "completed")
 
 
 async def test_a_stale_owner_sends_nothing_though_its_lease_looks_fresh(
@@ -112,7 +112,7 @@ async def test_two_claims_of_one_run_never_stand_in_one_batch(
         await redis.xadd(Keys(redis_prefix).ready, {"r": UUID(run).hex})
         await eventually(lambda: runner_of(opened)._host._lanes[0][1].qsize() >= 2, what="the second claim's turn")
         free.set()
-        await opened.until(run, "completed", within_s=5)
+        await opened.until(run, "completed")
         await refused
         assert all(len(batch) == len(set(batch)) for batch in batches)
         assert row

@@ -25,12 +25,12 @@ async def answers(stack: Stack) -> None:
         except OSError:
             return False
 
-    await eventually(well, within_s=20, what="the node answering")
+    await eventually(well, what="the node answering")
 
 
 async def executed(machine: Cluster, count: int) -> None:
     """Wait until so many tools have been called in all."""
-    await eventually(lambda: len(machine.gateway.ledger) >= count, within_s=20, what=f"{count} calls")
+    await eventually(lambda: len(machine.gateway.ledger) >= count, what=f"{count} calls")
 
 
 async def test_twenty_kills_at_random_instants_run_no_tool_twice(machine: Cluster) -> None:

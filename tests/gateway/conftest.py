@@ -20,13 +20,13 @@ import uvloop
 from daemon.dev.gateway import DevGateway
 from daemon.dev.processes import free_port
 from daemon.dev.scripted_agent import ScriptedAgent, text_result
+from tests.patience import PATIENCE_S
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-PATIENCE_S = 10.0
 API = "/internal/bridge"
 ECHO = "bridge__echo"
 

@@ -14,7 +14,8 @@ import aiohttp
 from redis.asyncio import Redis
 
 from daemon.dev.gateway_redis import RedisMode
-from tests.gateway.conftest import PATIENCE_S, Wire, dev_gateway
+from tests.gateway.conftest import Wire, dev_gateway
+from tests.patience import PATIENCE_S
 
 CHANNEL = "bridge:evt"
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.gateway.conftest import API, ECHO, error
 from tests.gateway.redis_mode import CHANNEL, Mode, gateway_in_redis_mode, published
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 
 @pytest.fixture
@@ -151,5 +151,5 @@ async def test_a_malformed_command_is_acknowledged_without_a_word(mode: Mode, en
     await eventually(mode.taken)
     async with mode.wire.subscribed(agent_id=mode.wire.agent) as stream:  # and the next one is served
         req_id = await mode.command("INVOKE", {"tool": {"name": ECHO}})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await stream.one("RESULT", req_id)

@@ -55,7 +55,7 @@ async def test_an_agent_that_moves_in_mid_run_is_found_by_its_key(shared: World)
 async def test_a_stream_that_brings_nothing_costs_the_log_lines_and_no_result(shared: World) -> None:
     shared.gateways["a"].mute = True
     run_id = await shared.live.start(step("one"), step("two", "is_error", on_error="continue"), step("three"))
-    await shared.live.until(run_id, "completed", within_s=5)
+    await shared.live.until(run_id, "completed")
     assert len(shared.ran()) == 3
     assert await shared.log_lines(run_id) == []
     shared.never_twice()
@@ -66,7 +66,7 @@ async def test_runs_go_on_while_a_gateways_stream_cannot_be_opened_and_its_redis
     shared.cut_streams("a")
     await shared.heard(a=False, b=True, redis=True)
     run_id = await shared.live.start(step("one"), step("two"))
-    await shared.live.until(run_id, "completed", within_s=5)
+    await shared.live.until(run_id, "completed")
     assert "tool.unsent" not in [event["event_type"] for event in await shared.live.log(run_id)]
 
 
@@ -105,7 +105,7 @@ async def test_after_a_flush_the_lists_say_where_the_agents_are(shared: World) -
     async with redis_of(shared) as redis:
         await redis.flushall()
     run_id = await shared.live.start(step("one"), step("two", agent="agent-2"), step("three"))
-    await shared.live.until(run_id, "completed", within_s=5)
+    await shared.live.until(run_id, "completed")
     assert shared.ran() == [("a", "ok"), ("a", "ok"), ("b", "ok")]
 
 
@@ -117,9 +117,9 @@ async def test_ten_seconds_without_the_gateways_redis_lose_nothing(shared: World
     await asyncio.to_thread(shared.server.stop)
     await shared.heard(redis=False, a=True, b=True)
     during = await shared.live.start(step("one"), step("two", agent="agent-2"))
-    await shared.live.until(during, "completed", within_s=10)
+    await shared.live.until(during, "completed")
     shared.agents["agent-2"].release.set()
-    await shared.live.until(waiting, "completed", within_s=10)
+    await shared.live.until(waiting, "completed")
     await let_pass(10)
     await asyncio.to_thread(shared.server.start)
     await shared.heard(redis=True)
@@ -132,7 +132,7 @@ async def test_the_agent_of_a_gateway_that_died_is_called_where_it_went(shared: 
     await shared.gateways["a"].stop()
     await shared.connect("agent-1", "b")
     run_id = await shared.live.start(step("one"), step("two", agent="agent-2"))
-    await shared.live.until(run_id, "completed", within_s=8)
+    await shared.live.until(run_id, "completed")
     assert shared.ran() == [("b", "ok"), ("b", "ok")]
 
 

@@ -84,7 +84,7 @@ class World:
             checks = await self.checks()
             return all((checks[f"gateway {name}"] == "ok") is heard for name, heard in are.items())
 
-        await eventually(so, within_s=20, what=f"{are}")
+        await eventually(so, what=f"{are}")
 
     def ran(self) -> list[tuple[str, str]]:
         """(gateway, tool) of every execution, per Gateway in order."""

@@ -38,7 +38,7 @@ from daemon.store.commands import Commands, NewCommand
 from daemon.store.journal import Lane
 from daemon.store.pool import Pool, open_pool
 from daemon.store.runs import RunHead, Runs
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 AGENT = "agent-1"
 USER = "ann"
@@ -46,7 +46,7 @@ ORIGIN = Origin(actor=USER)
 QUICK: dict[str, Any] = {
     "jwt_secret": "a secret that no test here needs",
     "postgres_pool": 4,
-    "lease_ttl_s": 1.5,
+    "lease_ttl_s": 10,
     "sweep_period_s": 0.1,
     "stale_after_s": 0.1,
     "linger_s": 30,
@@ -54,7 +54,8 @@ QUICK: dict[str, Any] = {
     "gateway_retry_s": 0.1,
     "drain_s": 2,
 }
-"""Small timings; a run stays resident unless a test says otherwise."""
+"""Small timings; a run stays resident unless a test says otherwise. A lease outlasts a stall of the machine: half of it
+gone by means calls that are not sent, all of it runs that others take."""
 
 
 class Tools(ScriptedAgent):
@@ -208,7 +209,9 @@ class Rig:
         assert head is not None
         return head
 
-    async def until(self, run_id: RunId, status: str, *, reason: str | None = None, within_s: float = 15.0) -> RunHead:
+    async def until(
+        self, run_id: RunId, status: str, *, reason: str | None = None, within_s: float = PATIENCE_S
+    ) -> RunHead:
         """The run, once it has this status (and is paused for this reason)."""
 
         async def there() -> RunHead | None:

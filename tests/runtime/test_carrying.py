@@ -21,7 +21,7 @@ async def test_a_run_is_carried_from_its_creation_to_its_end(rig: Rig) -> None:
 
 async def test_acks_and_chunks_wait_for_company_and_are_committed_together(rig: Rig) -> None:
     """Three soft letters and more (202, INVOKE_ACK, CHUNKs) make one commit, after the hold and not before."""
-    await rig.start(log_hold_s=0.3, stale_after_s=60)
+    await rig.start(log_hold_s=1, stale_after_s=60)
     before = count("runwarden_commits_total")
     run_id = await rig.create(step("a", "talking", arguments={"lines": ["one", "two", "three"]}), ring=False)
     logs = await rig.told(run_id, "tool.log")
@@ -29,17 +29,18 @@ async def test_acks_and_chunks_wait_for_company_and_are_committed_together(rig: 
     assert count("runwarden_commits_total") == before + 2, "the intent, and all the rest"
     assert {log["at"] for log in logs} == {status["at"]}
     assert [log["data"] for log in logs if log["channel"] == "stdout"] == ["one\ntwo\nthree\n"]
-    assert status["at"] - intended["at"] >= 0.25
+    assert status["at"] - intended["at"] >= 0.95
     rig.tools.gate.set()
     await rig.until(run_id, "completed")
 
 
 async def test_a_result_does_not_wait_for_company(rig: Rig) -> None:
-    await rig.start(log_hold_s=5)
+    node = await rig.start()
+    node.runner._host._residents._hold_s = 60  # more than is ever set, and than is waited for here
     run_id = await rig.create(step("a", "talking", arguments={"lines": ["one"]}))
     await rig.executing(1)
     rig.tools.gate.set()
-    await rig.until(run_id, "completed", within_s=4)
+    await rig.until(run_id, "completed")
 
 
 async def test_a_run_that_waits_for_a_tool_becomes_passive_and_its_result_wakes_it(rig: Rig) -> None:
@@ -82,7 +83,7 @@ async def test_a_run_that_is_asked_about_while_it_becomes_passive_is_looked_at_a
         run_id = await rig.create(step("a", "gated"))
         await eventually(lambda: asked and count("runwarden_resident_runs") == 0)
         left.set()
-        await rig.until(run_id, "completed", within_s=10)
+        await rig.until(run_id, "completed")
     rig.never_twice(1)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from daemon.fabric.inbox import Inbox, Post
 from daemon.machine.commands import Letter, Mark, Result, RunId
-from daemon.machine.state import Run
+from daemon.machine.state import Limits, Run
 from daemon.machine.wire import read_letter
 from daemon.runtime import actor, ingest
 from tests.patience import eventually
@@ -168,7 +168,7 @@ async def test_a_run_of_which_nobody_can_say_what_it_owes_is_given_up_and_stops_
 ) -> None:
     """Not within its turn, but after its commit or as it rests. A newer release has mended it, and takes it over; of a
     call that was committed and not sent it only knows that it may have left."""
-    node = await rig.start()
+    node = await rig.start(limits=Limits(cancel_grace_ms=300))
     run_id, neighbour = [await rig.create(step("a", "gated"), step("b")) for _ in range(2)]
     for one in (run_id, neighbour):
         await rig.told(one, "tool.status")
@@ -184,8 +184,11 @@ async def test_a_run_of_which_nobody_can_say_what_it_owes_is_given_up_and_stops_
         broken.setattr(actor, asked, raises)
         rig.tools.gate.set()
         await rig.until(neighbour, "completed")
-        await eventually(lambda: asked_about)
+        await eventually(lambda: asked_about and node.runner._host._residents.get(run_id) is None)
+    assert await rig.redis.redis.delete(rig.keys.lease(run_id)), "nobody gave it back; now it has run out"
     if asked == "effects":
+        overdue = "UPDATE workflow_run_attempts SET ack_by_ms = intended_at_ms WHERE run_id = $1 AND state = 'intent'"
+        await rig.pool.execute(overdue, run_id)  # as if the time for an acknowledgement were over
         await rig.until(run_id, "paused", reason="outcome_unknown")
     else:
         await rig.until(run_id, "completed")

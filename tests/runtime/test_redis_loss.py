@@ -29,7 +29,7 @@ async def test_flush_after_flush_loses_no_run(rig: Rig) -> None:
         await eventually(lambda done=done: len(rig.gateway.ledger) >= 12 * done)
         await rig.redis.redis.flushall()
     for run_id in runs:
-        await rig.until(run_id, "completed", within_s=20)
+        await rig.until(run_id, "completed")
     rig.never_twice(60)
 
 
@@ -68,7 +68,7 @@ async def test_a_passive_run_whose_letter_was_flushed_is_inquired_long_before_it
         rig.tools.gate.set()
         await eventually(lambda: rig.tools.running == 0)
         await rig.redis.redis.flushall()
-        await rig.until(run_id, "completed", within_s=5)
+        await rig.until(run_id, "completed")
     rig.never_twice(1)
 
 
@@ -86,7 +86,7 @@ async def test_a_letter_that_redis_lost_though_it_kept_the_lease_is_inquired_lon
                 await eventually(lambda: rig.tools.running == 0)
                 await asyncio.to_thread(kept.stop)
                 await asyncio.to_thread(kept.start)
-                await rig.until(run_id, "completed", within_s=10)
+                await rig.until(run_id, "completed")
             assert await rig.redis.redis.exists(rig.keys.lease(run_id)), "it was never missed"
             rig.never_twice(1)
 
