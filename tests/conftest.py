@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from daemon.fabric.client import Client, open_client
@@ -31,6 +32,13 @@ STRICT_TEMPLATE = "strict"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 2 << 30
 _numbers = count(1)
+
+
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("searching", parent=settings.get_profile("steady"), derandomize=False)
+settings.load_profile("steady")
+"""By itself Hypothesis fails an example that took 0.2 s, as one does when the machine stalls, and looks at others each
+time. A gate judges the same examples each time; ``--hypothesis-profile=searching`` goes on looking."""
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
