@@ -20,11 +20,11 @@ from tests.patience import PATIENCE_S, eventually, let_pass
 
 
 async def test_a_result_that_nobody_heard_is_found_by_runs_on_every_node(several: Cluster) -> None:
-    first = await several.start("first", linger_s=60)
+    first = await several.start("first", linger_s=60, lease_ttl_s=15)
     await eventually(lambda: len(several.gateway._subscribers) == 1, what="the holder hearing")
-    await several.start("second", linger_s=60)
+    await several.start("second", linger_s=60, lease_ttl_s=15)
     await eventually(lambda: len(several.gateway._subscribers) == 2, what="the standby hearing")
-    await several.start("third", linger_s=60)  # which hears nothing itself
+    await several.start("third", linger_s=60, lease_ttl_s=15)  # which hears nothing itself
     ask = several.at(first)
     runs = [await ask.start(step("a", "slow")) for _ in range(30)]
     await eventually(lambda: len(several.tools.running) == 30, what="every tool running")

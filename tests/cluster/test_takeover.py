@@ -12,6 +12,7 @@ import pytest
 from tests.api.harness import stack, step
 from tests.cluster.harness import TAKEOVER_S, Cluster, Gate, runner_of
 from tests.patience import eventually
+from tests.stopwatch import Stopwatch
 
 LOST = (
     "another node took the lease",
@@ -30,32 +31,33 @@ async def test_the_runs_of_a_killed_node_continue_elsewhere_within_ttl_and_two_s
     assert await several.owners() == {"first": len(runs)}
     several.nodes.reverse()
     await first.kill()
-    killed = time.monotonic()
-    several.tools.release.set()
-    await several.ended(len(runs))
-    assert time.monotonic() - killed < TAKEOVER_S + 1.5  # the work itself, and a busy machine, take a moment too
+    with Stopwatch() as watch:
+        several.tools.release.set()
+        await several.ended(len(runs))
+        assert watch.seconds < TAKEOVER_S + 1.5  # the work itself, and a busy machine, take a moment too
     assert set(several.executions().values()) == {1}
     assert len(several.gateway.ledger) == 2 * len(runs)
 
 
 async def test_sigterm_hands_every_run_over_in_under_a_second_and_exits_0(several: Cluster) -> None:
-    first = await several.start("first", linger_s=60)
+    first = await several.start("first", linger_s=60, lease_ttl_s=15)
     ask = several.at(first)
     runs = [await ask.start(step("a", "slow"), step("b")) for _ in range(20)]
     await eventually(lambda: len(several.tools.running) == 20, what="every tool running")
-    second = await several.start("second")
+    second = await several.start("second", lease_ttl_s=15)
     async with ask.watch(runs[0]) as watch:
         await watch.until("tool.status")
         first.signal(signal.SIGTERM)
-        asked, asked_at = time.monotonic(), time.time()
-        left = [frame async for frame in _rest(watch)]
-    assert left[-1] == 500, "the stream ends with a hint to come back soon"
-    assert await first.gone() == 0
-    assert time.monotonic() - asked < 3
+        asked_at = time.time()
+        with Stopwatch() as time_taken:
+            left = [frame async for frame in _rest(watch)]
+            assert left[-1] == 500, "the stream ends with a hint to come back soon"
+            assert await first.gone() == 0
+            assert time_taken.seconds < 3
     handed = first.heard("handed over")
     assert handed is not None
     assert handed["runs"] == len(runs)
-    assert datetime.fromisoformat(handed["at"]).timestamp() - asked_at < 1
+    assert datetime.fromisoformat(handed["at"]).timestamp() - asked_at < 1 + time_taken.stalled
     several.nodes.remove(first)
     several.nodes.append(first)
     several.tools.release.set()
@@ -136,7 +138,8 @@ async def test_killing_nodes_in_turn_runs_no_tool_twice(several: Cluster) -> Non
     async def quiet() -> bool:
         return (await several.statuses())["running"] == 0
 
-    await eventually(quiet, within_s=30, what="every run at rest")
+    # What was intended by the killed node and never acknowledged is given up after 10 s, stopped after 5 more.
+    await eventually(quiet, within_s=60, what="every run at rest")
     assert set(several.executions().values()) == {1}
     rows = await ask.sql("SELECT status, paused_reason, current_step_index FROM workflow_runs")
     assert {(row["status"], row["paused_reason"]) for row in rows} <= {

@@ -17,7 +17,7 @@ import psycopg
 from daemon.dev.processes import as_account, free_port
 from tests.patience import wait_until
 
-READY_S = 10.0
+READY_S = 30.0
 SESSIONS = 3
 """Behind the pooler; the nodes open more, so sessions are really shared."""
 

@@ -48,7 +48,7 @@ async def test_crashes_of_postgres_in_the_midst_of_many_commits(over: Rig, durab
         await asyncio.to_thread(durable.stop)
         await asyncio.to_thread(durable.start)
     for run_id in runs:
-        await eventually(lambda run_id=run_id: _over(over, run_id), within_s=40)
+        await eventually(lambda run_id=run_id: _over(over, run_id), within_s=60)
     for run_id in runs:
         told = await over.events(run_id)  # dense, or this fails
         assert [event["type"] for event in told].count("step.completed") == 10

@@ -68,7 +68,7 @@ class Work:
     async def end(self, accepted: Sequence[str] = (), *, more: int = 0) -> None:
         """Everything has completed by itself, nothing ran twice, every watcher saw every event once."""
         for run_id in self.everything:
-            await self.live.until(run_id, "completed", within_s=LATE_S)
+            await self.live.until(run_id, "completed", within_s=2 * LATE_S)
         for url in accepted:
             assert (await self.live.ask("GET", url)).body["verdict"] == "applied"
         executions = Counter(one.req_id for one in self.live.gateway.ledger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,6 +14,7 @@ from tests.loss.sentinels import Watch, watched
 from tests.loss.test_redis import Work
 from tests.patience import eventually
 from tests.runtime.harness import Rig, rig, step
+from tests.stopwatch import Stopwatch
 
 FAILOVER_S = 10.0
 """The Sentinel's own second of patience, its election, and a busy machine."""
@@ -52,14 +52,14 @@ async def test_when_the_primary_is_killed_every_run_goes_on_by_itself_and_no_com
         await over.until(run_id, "paused")
     await over.executing(60)
     watch.kill("primary")
-    killed = time.monotonic()
-    for run_id in paused:  # accepted, though nobody can be rung
-        await over.say(run_id, "approve", ring=False, step_id="a")
-    over.tools.gate.set()
-    await eventually(lambda: answers(over.redis), within_s=2 * FAILOVER_S, what="the new primary answering")
-    assert time.monotonic() - killed < FAILOVER_S
+    with Stopwatch() as taken:
+        for run_id in paused:  # accepted, though nobody can be rung
+            await over.say(run_id, "approve", ring=False, step_id="a")
+        over.tools.gate.set()
+        await eventually(lambda: answers(over.redis), within_s=60, what="the new primary answering")
+        assert taken.seconds < FAILOVER_S or watch.tilted
     for run_id in (*flowing, *in_flight, *paused):
-        await over.until(run_id, "completed", within_s=40)
+        await over.until(run_id, "completed", within_s=60)
     over.never_twice(12 * 20 + 3 * 5 + 5)
     assert watch.speak("replica").info("replication")["role"] == "master"
 
