@@ -49,6 +49,11 @@ def attempt(dev: Dev, path: str = "invoke", **more: Any) -> Any:
     return dev.wire.ask("POST", f"{API}/{path}", json=body)
 
 
+async def hangs(dev: Dev) -> None:
+    """Wait until a call has reached its agent's connection and is not written to it."""
+    await eventually(lambda: dev.gateway._tunnels["agent-1"]._socket.locked(), what="the call hanging")
+
+
 async def test_lost_result_is_stored_and_never_published(dev: Dev) -> None:
     async with dev.wire.subscribed() as stream:
         with dev.gateway.weather.during("lost_result"):
@@ -170,8 +175,8 @@ async def test_hanging_invoke_is_answered_when_the_weather_changes(dev: Dev) -> 
     dev.gateway.weather.change("hanging_invoke")
     async with dev.wire.subscribed() as stream:
         hanging = asyncio.create_task(attempt(dev))
-        done, _ = await asyncio.wait({hanging}, timeout=0.05)
-        assert (done, stream.events, dev.gateway.ledger) == (set(), [], [])
+        await hangs(dev)
+        assert (hanging.done(), stream.events, dev.gateway.ledger) == (False, [], [])
         dev.gateway.weather.change()
         answer, _ = await hanging
         assert answer.status == 202
@@ -183,7 +188,7 @@ async def test_hanging_invoke_given_up_tears_down_the_agents_connection(dev: Dev
         other = await waiting_call(dev, stream)
         dev.gateway.weather.change("hanging_invoke")
         hanging = asyncio.create_task(attempt(dev))
-        await asyncio.wait({hanging}, timeout=0.05)
+        await hangs(dev)
         hanging.cancel()
         assert (await stream.one("RESULT", other))["payload"] == CANCELED
     assert told(stream)[-2:] == ["DISCONNECT", "TOOLS"]

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway_client import GatewayRedis, Unavailable
+from tests.patience import eventually
 
 RESULT = b'{"v":1,"type":"RESULT","agent_id":"a","req_id":"r%d","ts":7,"payload":{"ok":true}}'
 
@@ -95,18 +96,31 @@ async def test_a_connection_that_was_killed_ends_the_stream_and_is_never_mended_
             await waiting
 
 
-async def test_silence_is_asked_about_and_an_answer_is_enough(server, registry):
-    async with registry.events(silence_timeout_s=0.2) as events:
+async def test_silence_is_asked_about_and_an_answer_is_enough(server, registry, monkeypatch):
+    """Silence comes quickly here, but an answer may take its time."""
+    async with registry.events(silence_timeout_s=20) as events:
+        get_message, ping, asked = events._pubsub.get_message, events._pubsub.ping, []
+
+        async def soon_over(**named):
+            return await get_message(timeout=0.05 if named["timeout"] == 10 else named["timeout"])
+
+        async def counted():
+            asked.append("?")
+            await ping()
+
+        monkeypatch.setattr(events._pubsub, "get_message", soon_over)
+        monkeypatch.setattr(events._pubsub, "ping", counted)
         waiting = asyncio.create_task(anext(events))
-        done, _ = await asyncio.wait({waiting}, timeout=0.7)
-        assert not done
+        await eventually(lambda: len(asked) >= 3, what="silence, three times")
+        assert not waiting.done()
         await server.publish("bridge:evt", RESULT % 1)
         assert [envelope.req_id for envelope in await waiting] == ["r1"]
 
 
 async def test_a_server_that_hangs_is_noticed(server, registry):
-    async with registry.events(silence_timeout_s=0.2) as events:
+    async with registry.events() as events:
         await server.client_pause(5000, all=True)
+        events._silence_timeout_s = 0.2
         try:
             with pytest.raises(Unavailable) as caught:
                 await asyncio.wait_for(anext(events), 4)

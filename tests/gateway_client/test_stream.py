@@ -189,8 +189,9 @@ async def test_a_stream_whose_framing_breaks_raises_no_later_than_a_silent_one(s
         await peer.gone()
 
     gateway = await serve(events(READY, frame(1), end=break_the_framing))
-    async with GatewayClient(gateway.url) as client, client.events(silence_timeout_s=0.2) as stream:
+    async with GatewayClient(gateway.url) as client, client.events() as stream:
         assert numbers([await anext(stream)]) == [1]
+        stream._silence_timeout_s = 0.2
         go.set()
         with pytest.raises(Unavailable):
             await anext(stream)
@@ -215,8 +216,9 @@ async def test_a_consumer_that_never_reads_makes_the_gateway_wait_rather_than_me
 
 async def test_a_silent_stream_raises(serve):
     gateway = await serve(events(READY, frame(1)))
-    async with GatewayClient(gateway.url) as client, client.events(silence_timeout_s=0.05) as stream:
+    async with GatewayClient(gateway.url) as client, client.events() as stream:
         assert numbers([await anext(stream)]) == [1]
+        stream._silence_timeout_s = 0.05
         for _ in range(2):
             with pytest.raises(Unavailable) as caught:
                 await anext(stream)
@@ -231,7 +233,8 @@ async def test_a_stream_that_does_not_become_ready_in_time_raises(serve, steps):
         with pytest.raises(Unavailable) as caught:
             await client.events(silence_timeout_s=0.05).__aenter__()
         assert caught.value.code == "silent"
-        await gateway.left.get()
+        if gateway.peers:  # on a busy machine the time may be over before it has connected
+            await gateway.left.get()
 
 
 async def test_a_stream_that_ends_before_it_is_ready_raises(serve):
