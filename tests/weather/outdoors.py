@@ -16,6 +16,8 @@ from tests.patience import eventually
 
 BRIEFLY = {"timeout_ms": 1_000}
 """For a step whose deadline shall pass in the test."""
+ANSWERED_MS = 20_000
+"""Patience with an agent that answers."""
 ONE_STEP = ("step.progress", "tool.status", "tool.result", "step.completed")
 """What a log tells of a step that goes well, in this order."""
 

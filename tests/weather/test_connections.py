@@ -6,13 +6,14 @@ import json
 
 from tests.api.harness import Tools, step
 from tests.patience import eventually, let_pass
-from tests.weather.outdoors import BRIEFLY, ONE_STEP, Outdoors, attempt_of, count
+from tests.weather.outdoors import ANSWERED_MS, BRIEFLY, ONE_STEP, Outdoors, attempt_of, count
 
 ACK_TIMEOUT_MS = 1_000
 
 
 async def test_collateral_canceled_is_unknown_because_nobody_asked(out: Outdoors) -> None:
     out.weather.change("collateral_canceled")
+    out.patience(cancel_grace_ms=ANSWERED_MS)
     guilty, innocent = [await out.live.start(step("a", "slow")) for _ in range(2)]
     await out.begun(2)
     assert (await out.live.decide(guilty, "cancel")).body["status"] == "canceled"
@@ -68,6 +69,8 @@ async def test_hanging_invoke_is_not_given_up_and_other_agents_go_on(out: Outdoo
     await out.gateway.connect(Tools("other"))
     out.weather.change("hanging_invoke@agent-1")
     hanging = await out.live.start(step("a", timeout_ms=60_000))
+    await eventually(lambda: count("runwarden_open_posts") == 1, what="the POST being open")
+    out.patience(ack_timeout_ms=ANSWERED_MS)  # the others are acknowledged, however busy this machine is
     going = await out.live.start(*(step(f"s{number}", agent="other") for number in range(3)))
     await out.live.until(going, "completed")
     await out.paused(hanging)

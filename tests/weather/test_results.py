@@ -9,10 +9,11 @@ import pytest
 from daemon.machine import effects
 from tests.api.harness import AGENT, step
 from tests.patience import eventually
-from tests.weather.outdoors import BRIEFLY, ONE_STEP, Outdoors, attempt_of, count
+from tests.weather.outdoors import ANSWERED_MS, BRIEFLY, ONE_STEP, Outdoors, attempt_of, count
 
 
 async def test_lost_result_is_found_in_the_store_when_the_deadline_has_come(out: Outdoors) -> None:
+    out.patience(cancel_grace_ms=ANSWERED_MS)
     out.weather.change("lost_result")
     run_id = await out.live.start(step("a", **BRIEFLY))
     run = await out.completed(run_id)
@@ -33,6 +34,7 @@ async def test_lost_result_is_found_when_its_agent_connects_anew(out: Outdoors) 
 
 
 async def test_lost_result_is_found_by_a_cancel_that_came_too_late(out: Outdoors) -> None:
+    out.patience(cancel_grace_ms=ANSWERED_MS)
     out.weather.change("lost_result")
     run_id = await out.live.start(step("a"), step("b"))
     await eventually(lambda: out.gateway.of("RESULT"), what="the tool's end")
@@ -46,6 +48,7 @@ async def test_lost_result_is_found_by_a_cancel_that_came_too_late(out: Outdoors
 
 async def test_lost_result_after_cancel_leaves_a_canceled_run_whose_call_was_stopped(out: Outdoors) -> None:
     """The CANCEL_ACK says so; the RESULT is not needed."""
+    out.patience(cancel_grace_ms=ANSWERED_MS)
     out.weather.change("lost_result_after_cancel")
     run_id = await out.live.start(step("a", "slow"), step("b"))
     await out.begun()
@@ -72,6 +75,7 @@ async def test_lost_result_after_cancel_without_an_ack_leaves_the_evidence_unkno
 
 
 async def test_lost_result_after_timeout_is_a_timeout_when_the_agent_confirms_our_deadline(out: Outdoors) -> None:
+    out.patience(cancel_grace_ms=ANSWERED_MS)
     out.weather.change("lost_result_after_timeout", "lost_result_after_cancel")
     run_id = await out.live.start(step("a", "slow", **BRIEFLY))
     run = await out.live.until(run_id, "paused")
@@ -172,6 +176,7 @@ async def test_late_result_after_a_cancel_moves_no_status(out: Outdoors) -> None
 
 
 async def test_sse_overflow_costs_time_and_no_result(out: Outdoors) -> None:
+    out.patience(cancel_grace_ms=ANSWERED_MS)
     out.weather.change("sse_overflow")
     run_id = await out.live.start(step("a", **BRIEFLY), step("b", **BRIEFLY))
     await out.completed(run_id)
