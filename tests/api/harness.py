@@ -48,6 +48,7 @@ QUICK: dict[str, Any] = {
     "sse_close_s": 0.2,
     "gateway_retry_s": 0.1,
     "drain_s": 2,
+    "verdict_wait_s": 20,
 }
 """Small timings, so that what takes seconds in production takes moments here. Not the lease: a machine that stalls for
 half of it leaves a mark in the log of each run (``tool.unsent``), and tests compare logs."""
@@ -258,7 +259,7 @@ class Stack:
     async def ask(self, method: str, path: str, *, sub: str = "ann", **more: Any) -> Answer:
         """One exchange as ``sub``, answered as its route declares; JSON bodies are decoded, others given as text."""
         headers = self.headers(sub) | more.pop("headers", {})
-        timeout = aiohttp.ClientTimeout(total=30)
+        timeout = aiohttp.ClientTimeout(total=60)
         async with self.http.request(method, self.base + path, headers=headers, timeout=timeout, **more) as answer:
             raw = await answer.read()
             assert_declared(method, path, answer.status, answer.content_type, raw)

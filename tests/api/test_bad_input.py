@@ -18,6 +18,7 @@ from tests.api import bad_requests
 from tests.api.answers import assert_problem, stored
 from tests.api.bad_requests import TABLE, Bad, as_bytes
 from tests.api.harness import Answer, Stack, stack, step
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -111,7 +112,7 @@ async def test_broken_http_is_a_400_and_the_node_goes_on(
     sent = BROKEN_HTTP[name].replace("{token}", shared.headers()["Authorization"]).encode("latin-1")
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             writer.write(sent)
             assert re.match(rb"HTTP/1\.[01] 400 ", await reader.readline())
     finally:
@@ -126,7 +127,7 @@ async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(shar
     head = HEAD.replace("{token}", shared.headers()["Authorization"])
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             writer.write((head + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n").encode())
             assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
             writer.write(b"[]")
@@ -161,7 +162,7 @@ async def test_a_body_that_does_not_come_in_time_is_408_and_ends_the_connection(
         reader, writer = await asyncio.open_connection(url.host, url.port)
         try:
             writer.write((head + 'Content-Length: 5000\r\n\r\n{"title": "T", ').encode())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 answered = await reader.readuntil(b"\r\n\r\n")
                 body = await reader.readuntil(b"}")
         finally:

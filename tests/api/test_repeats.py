@@ -81,7 +81,7 @@ async def test_all_who_say_the_same_at_once_hear_its_verdict_as_it_falls(
             await live.until(run_id, "paused")
         one, other = runs
         bulk = {"action": "cancel", "filter": {"run_ids": [other]}}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             said = await asyncio.gather(
                 *(post(live, f"{RUNS}/{one}/approve", {"step_id": "a"}, "k") for _ in range(4)),
                 *(post(live, f"{RUNS}/bulk", bulk, "k") for _ in range(4)),

@@ -257,7 +257,7 @@ async def waiting(stack: Stack) -> str:
 @pytest.mark.parametrize("by", ["token", "ticket"])
 async def test_a_stream_ends_with_the_service_token_that_opened_it(shared: Stack, by: str) -> None:
     run_id = await waiting(shared)
-    told = await made(shared, token_of("ann"), "viewer", expires_at=soon(3))
+    told = await made(shared, token_of("ann"), "viewer", expires_at=soon(5))
     async with shared.http.get(**await _door(shared, run_id, told["token"], by)) as response:
         watch = Watch(response)
         await watch.until("replay.done")

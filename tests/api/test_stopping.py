@@ -15,7 +15,7 @@ import pytest
 from daemon.fabric.client import speaking
 from daemon.node import _fault_of
 from daemon.store.pool import Pool, reading, warm
-from tests.patience import let_pass
+from tests.patience import PATIENCE_S, let_pass
 
 
 async def _deaf(then: type[Exception] | None) -> None:
@@ -37,7 +37,7 @@ async def assert_ends(loop: Callable[[], Awaitable[None]]) -> None:
     task = asyncio.create_task(forever())
     await asyncio.sleep(0)
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=2)
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
     assert task in done, "it goes on"
     assert task.cancelled()
 
@@ -62,7 +62,7 @@ async def test_reading_from_postgres_never_swallows_a_cancellation(pool: Pool) -
     task = asyncio.create_task(loop())
     await entered.wait()
     task.cancel()
-    await asyncio.wait({task}, timeout=2)
+    await asyncio.wait({task}, timeout=PATIENCE_S)
     assert task.cancelled()
 
 
@@ -77,7 +77,7 @@ async def test_warming_the_pool_never_swallows_a_cancellation(pool: Pool, at_s: 
     task = asyncio.create_task(forever())
     await let_pass(at_s)
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=2)
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
     assert task in done, "it goes on"
     assert task.cancelled()
 

@@ -88,7 +88,7 @@ async def test_it_ends_when_the_agent_is_another_s(case: Case) -> None:
 
 
 async def test_it_ends_at_the_grant_s_own_end_though_nobody_changed_anything(case: Case) -> None:
-    ends = datetime.now(UTC) + timedelta(seconds=2)
+    ends = datetime.now(UTC) + timedelta(seconds=5)
     await case.grant("bob", "approve", expires_at=ends.isoformat())
     run_id = await policed(case)
     async with case.stack.watch(run_id, sub="bob") as watch, case.stack.watch(run_id, sub="ada") as hers:
@@ -115,12 +115,12 @@ async def test_a_token_that_ends_in_the_middle_of_a_replay_ends_it(case: Case, m
     async def page(log: EventLog, of: UUID, *, after_seq: int, limit: int) -> Page:
         nonlocal ends
         if after_seq:  # the second page takes until after the token's end
-            ends = ends or time.time() + 2
+            ends = ends or time.time() + 4
             await eventually(lambda: time.time() >= ends)
         return await real(log, of, after_seq=after_seq, limit=limit)
 
     monkeypatch.setattr(EventLog, "page", page)
-    headers = {"Authorization": f"Bearer {stack.token(lifetime_s=2)}"}
+    headers = {"Authorization": f"Bearer {stack.token(lifetime_s=4)}"}
     async with stack.http.get(f"{stack.base}/v1/workflow-runs/{run_id}/events?limit=1", headers=headers) as response:
         watch = Watch(response)
         await watch.rest()

@@ -87,7 +87,7 @@ async def test_without_postgres_everything_is_503_and_it_recovers(
     assert (await cut_off.ask("GET", "/metrics")).status == 200
     await postgres_line[0].mend()
     await until_ready(cut_off, "ready")
-    assert (await cut_off.decide(run_id, "approve", {"step_id": "a"})).status == 200
+    assert (await cut_off.decide(run_id, "approve", {"step_id": "a"})).status in (200, 202), "a node here waits briefly"
     await cut_off.until(run_id, "completed")
 
 
