@@ -25,7 +25,7 @@ def settings(database: str, redis_url: str, redis_prefix: str) -> dict[str, str]
         "gateway_url": f"http://{UNUSED}",
         "jwt_secret": SECRET,
         "port": "0",
-        "start_patience_s": "0.5",
+        "start_patience_s": "30",
     }
 
 
@@ -49,8 +49,8 @@ def test_serve_says_in_one_line_what_keeps_it_from_starting(
 ) -> None:
     """Four nodes at once, for the sake of time: each lacks one thing."""
     lacking = {
-        "postgres": {"postgres_url": f"postgresql://user:hush@{UNUSED}/runwarden"},
-        "redis": {"redis_url": f"redis://:hush@{UNUSED}/0"},
+        "postgres": {"postgres_url": f"postgresql://user:hush@{UNUSED}/runwarden", "start_patience_s": "0.5"},
+        "redis": {"redis_url": f"redis://:hush@{UNUSED}/0", "start_patience_s": "0.5"},
         "migrations": {"postgres_url": bare_database},
         "port": {"port": str(taken_port)},
     }
@@ -73,7 +73,7 @@ def test_without_a_gateway_a_node_starts_and_says_so_and_sigterm_ends_it_well(
     with running("serve", home=home, **settings) as node:
         log = node.until("node ready")
         ready = next(json.loads(line) for line in log.splitlines() if "node ready" in line)
-        with urllib.request.urlopen(f"{ready['url']}/readyz", timeout=10) as answer:
+        with urllib.request.urlopen(f"{ready['url']}/readyz", timeout=60) as answer:
             told = json.load(answer)
         assert told["status"] == "ready"
         assert f"http://{UNUSED}" in told["checks"]["gateway"]

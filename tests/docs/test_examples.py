@@ -23,7 +23,7 @@ from tests.docs.page import Block, differences, read
 PAGES = ("README.md", "docs/quick-start.md", "docs/api-by-example.md", "docs/your-mcp-servers.md")
 READY = "Ctrl-C ends everything"
 LOCAL = "http://127.0.0.1:8080"
-PATIENCE_S = 45.0
+PATIENCE_S = 150.0
 
 READER = """
 set -o pipefail

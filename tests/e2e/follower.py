@@ -28,7 +28,7 @@ class Follower:
     def types(self) -> list[str]:
         return [event["event_type"] for event in self.events]
 
-    async def end(self, within_s: float = 30) -> list[dict[str, Any]]:
+    async def end(self, within_s: float = 60) -> list[dict[str, Any]]:
         """Everything that it saw, once there is nothing more to see."""
         async with asyncio.timeout(within_s):
             await self._task

@@ -258,7 +258,7 @@ async def test_when_postgres_restarts_in_the_midst_of_a_commit_it_is_repeated_un
         await asyncio.to_thread(own_postgres.stop)
         await eventually(lambda: repeats() > before)
         await asyncio.to_thread(own_postgres.start)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             outcomes = await writing
         assert set(outcomes.committed) == {story.run.id}
         assert await book.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
