@@ -214,11 +214,11 @@ async def test_one_no_is_enough_whatever_the_quorum(case: Case) -> None:
 
 
 async def test_what_expires_ends_stays_or_is_gone_over_and_says_so(case: Case) -> None:
-    soon: dict[str, Any] = {"expires_in_ms": 1_000, "approvers": ["user:ned", "user:ann"], "quorum": 2}
+    soon: dict[str, Any] = {"expires_in_ms": 4_000, "approvers": ["user:ned", "user:ann"], "quorum": 2}
     ends = (await case.waiting(case.manual(on_expiry="reject", **soon)))[0]
     on = (await case.waiting(case.manual(on_error="continue", on_expiry="reject", **soon), case.auto("ok", "b")))[0]
     stays, first = await case.waiting(case.manual(on_expiry="stay", **soon))
-    assert first["expires_at"] - first["opened_at"] == 1_000
+    assert first["expires_at"] - first["opened_at"] == 4_000
     assert (await case.say(stays, "approve", "ned", digest=first["digest"])).status == 200
     run = await case.until(ends, "failed")
     assert (run["error_code"], run["steps_state"]["a"]["status"]) == ("approval_expired", "expired")

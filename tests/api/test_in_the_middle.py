@@ -126,7 +126,7 @@ async def test_without_a_gateway_an_edit_is_503_and_what_waits_goes_on_waiting(s
 @pytest.mark.parametrize("on_expiry", ["reject", "stay"])
 async def test_what_nobody_decides_in_time_is_expired_or_waits_on(strict: Stack, on_expiry: str) -> None:
     await bound(strict, AGENT, "ann")
-    terms = {"quorum": 2, "approvers": ["user:ann", "user:bob"], "expires_in_ms": 1_000, "on_expiry": on_expiry}
+    terms = {"quorum": 2, "approvers": ["user:ann", "user:bob"], "expires_in_ms": 4_000, "on_expiry": on_expiry}
     run_id = await strict.start(step("s", approval_policy="manual", approval=terms))
     await approve(strict, await paused(strict, run_id, "awaiting_approval"))
 

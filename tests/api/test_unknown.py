@@ -121,8 +121,8 @@ async def test_idempotent_false_outweighs_the_annotations(live: Stack) -> None:
 
 async def test_a_run_that_takes_longer_than_it_may_fails_and_its_call_is_stopped(live: Stack) -> None:
     workflow_id = await live.workflow(step("a", "slow"), step("b"))
-    created = await live.post("/v1/workflow-runs", {"workflow_id": workflow_id, "run_timeout_ms": 3000})
-    assert created.body["workflow_snapshot"]["run_timeout_ms"] == 3000
+    created = await live.post("/v1/workflow-runs", {"workflow_id": workflow_id, "run_timeout_ms": 5000})
+    assert created.body["workflow_snapshot"]["run_timeout_ms"] == 5000
     await eventually(lambda: "slow" in live.tools.running, what="the tool running")
     run = await live.until(created.body["run_id"], "failed")
     assert (run["error_code"], run["steps_state"]["a"]["status"]) == ("run_timeout", "canceled")
