@@ -63,6 +63,7 @@ def postgres(servers_dir: Path) -> Iterator[EmbeddedPostgres]:
     with EmbeddedPostgres(servers_dir / "postgres", fast=True) as server:
         with psycopg.connect(server.url, autocommit=True) as admin:
             admin.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+            admin.execute("ALTER SYSTEM SET autovacuum = off")  # it would change plans and counts whenever it likes
         server.stop()
         server.start()
         yield server

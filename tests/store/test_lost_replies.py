@@ -272,7 +272,7 @@ async def test_a_deadlock_is_repeated(book: Book, other: Session, database: str)
     """Ours can only arise with somebody else's transaction, since the journal locks in id order."""
     first, second = await ongoing(book), await ongoing(book)
     await book.lane.close()
-    await other.execute(f"ALTER DATABASE {database.split('/')[3].split('?')[0]} SET deadlock_timeout = '500ms'")
+    await other.execute(f"ALTER DATABASE {database.split('/')[3].split('?')[0]} SET deadlock_timeout = '3s'")
     await other.execute("SET deadlock_timeout = '1min'")  # so that the lane is the victim
     before = repeats()
     async with other.transaction():
