@@ -66,7 +66,7 @@ async def test_runs_go_on_while_a_gateways_stream_cannot_be_opened_and_its_redis
     shared.cut_streams("a")
     await shared.heard(a=False, b=True, redis=True)
     run_id = await shared.live.start(step("one"), step("two"))
-    await shared.live.until(run_id, "completed")
+    await shared.live.until(run_id, "completed", within_s=15)  # less than two calls take to be given up
     assert "tool.unsent" not in [event["event_type"] for event in await shared.live.log(run_id)]
 
 
@@ -117,7 +117,7 @@ async def test_ten_seconds_without_the_gateways_redis_lose_nothing(shared: World
     await asyncio.to_thread(shared.server.stop)
     await shared.heard(redis=False, a=True, b=True)
     during = await shared.live.start(step("one"), step("two", agent="agent-2"))
-    await shared.live.until(during, "completed")
+    await shared.live.until(during, "completed", within_s=15)  # as above
     shared.agents["agent-2"].release.set()
     await shared.live.until(waiting, "completed")
     await let_pass(10)

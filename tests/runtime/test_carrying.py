@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from daemon.machine.state import Limits
 from daemon.runtime import host
 from tests.patience import eventually
 from tests.runtime.harness import Rig, count, step
@@ -36,8 +37,8 @@ async def test_acks_and_chunks_wait_for_company_and_are_committed_together(rig: 
 
 
 async def test_a_result_does_not_wait_for_company(rig: Rig) -> None:
-    node = await rig.start()
-    node.runner._host._residents._hold_s = 60  # more than is ever set, and than is waited for here
+    node = await rig.start(limits=Limits(ack_timeout_ms=60_000))
+    node.runner._host._residents._hold_s = 60  # nothing but the RESULT wakes it while this test waits
     run_id = await rig.create(step("a", "talking", arguments={"lines": ["one"]}))
     await rig.executing(1)
     rig.tools.gate.set()
