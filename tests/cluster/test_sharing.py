@@ -105,6 +105,10 @@ async def test_a_front_serves_the_api_and_a_runner_only_health_and_metrics(sever
     assert await several.metric(front, "runwarden_turns_total") == 0
     assert await several.metric(runner, "runwarden_turns_total") > 0
     assert (await several.at(runner).ask("GET", "/healthz")).status == 200
-    assert (await several.at(runner).ask("GET", "/readyz")).status == 200
+
+    async def ready() -> bool:
+        return (await several.at(runner).ask("GET", "/readyz")).status == 200
+
+    await eventually(ready, what="the runner being ready")
     assert (await several.at(runner).ask("GET", f"/v1/workflow-runs/{run}")).status == 404
     assert (await several.at(runner).ask("POST", "/v1/workflows", json={})).status == 404

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import pytest
 
-from tests.api.harness import stack, step
+from tests.api.harness import Stack, stack, step
 from tests.cluster.harness import TAKEOVER_S, Cluster, Gate, runner_of
 from tests.patience import eventually
 from tests.stopwatch import Stopwatch
@@ -76,6 +76,10 @@ async def _rest(watch):  # type: ignore[no-untyped-def] # a tiny generator of re
             yield frame.retry
 
 
+async def is_ready(live: Stack) -> bool:
+    return (await live.ask("GET", "/readyz")).status == 200
+
+
 async def test_a_leaving_node_is_not_ready_before_it_lets_anything_go(
     database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +87,7 @@ async def test_a_leaving_node_is_not_ready_before_it_lets_anything_go(
         assert live.node is not None
         await live.start(step("a", "slow"))
         await eventually(lambda: live.tools.running, what="the tool running")
-        assert (await live.ask("GET", "/readyz")).status == 200
+        await eventually(lambda: is_ready(live), what="being ready")
         with Gate(monkeypatch, runner_of(live)._ownership, "stop_taking") as gate:
             draining = asyncio.create_task(live.node.drain())
             await gate.reached.wait()
