@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from daemon.dev.processes import free_port
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -51,6 +53,10 @@ class Relay:
             writer.transport.abort()
             return
         ends = (writer, far_writer)
+        if not self.whole:  # cut while it was being made
+            for end in ends:
+                end.transport.abort()
+            return
         self._open.update(ends)
         try:
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
@@ -90,17 +96,14 @@ async def before_postgres(url: str, folder: Path) -> AsyncIterator[tuple[Relay, 
 @asynccontextmanager
 async def before_redis(url: str) -> AsyncIterator[tuple[Relay, str]]:
     """A relay before a Valkey, and the URL that goes through it; a mended one listens on the same port."""
-    target = urlsplit(url)
-    ports: list[int] = []
+    target, port = urlsplit(url), free_port()
 
     async def listen(carry: Callable[..., Awaitable[None]]) -> asyncio.Server:
-        server = await asyncio.start_server(carry, "127.0.0.1", ports[0] if ports else 0)
-        ports.append(server.sockets[0].getsockname()[1])
-        return server
+        return await asyncio.start_server(carry, "127.0.0.1", port)
 
     relay = Relay(listen, lambda: asyncio.open_connection(target.hostname, target.port))
     await relay.mend()
     try:
-        yield relay, f"redis://127.0.0.1:{ports[0]}/0"
+        yield relay, f"redis://127.0.0.1:{port}/0"
     finally:
         await relay.cut()

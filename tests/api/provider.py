@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from daemon.dev.processes import free_port
 from tests.auth.signers import Signer, key_set
 
 
@@ -23,7 +24,7 @@ class Provider:
         self.held.set()
         self.url = ""
         self._runner: web.AppRunner | None = None
-        self._port = 0
+        self._port = free_port()
 
     async def start(self) -> None:
         """Listen; a second time on the same port."""
@@ -32,7 +33,6 @@ class Provider:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}/jwks"
 
     async def stop(self) -> None:

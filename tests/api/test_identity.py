@@ -150,7 +150,7 @@ async def test_a_key_that_is_removed_opens_nothing_after_the_next_reading(
 async def test_keys_are_kept_for_a_while_when_the_provider_is_away_and_503_follows(
     place: tuple[str, str, str], idp: Provider
 ) -> None:
-    async with node(place, idp, jwks_keep_s=3, **QUICK) as opened:
+    async with node(place, idp, jwks_keep_s=6, **QUICK) as opened:
         token = ONE.sign("ann")
         assert await accepted(opened, token)
         await idp.stop()

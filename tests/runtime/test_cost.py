@@ -123,9 +123,9 @@ async def test_a_step_costs_one_exchange_with_redis_and_one_call(
 
 async def test_many_runs_share_commits(rig: Rig) -> None:
     """Transitions that arrive while a commit is in flight go into the next: far fewer statements than steps."""
-    await rig.start(log_hold_s=5, stale_after_s=60)
     commits, transitions = count("runwarden_commits_total"), count("runwarden_transitions_total")
     runs = [await rig.create(step("a"), step("b"), ring=False) for _ in range(40)]
+    await rig.start(log_hold_s=5, stale_after_s=60)  # which finds all of them at once, however long they took to make
     for run_id in runs:
         await rig.until(run_id, "completed")
     late_logs = 80  # a CHUNK that comes after its RESULT is a transition of its own, at most one a call
