@@ -57,7 +57,7 @@ async def test_when_the_primary_is_killed_every_run_goes_on_by_itself_and_no_com
             await over.say(run_id, "approve", ring=False, step_id="a")
         over.tools.gate.set()
         await eventually(lambda: answers(over.redis), within_s=60, what="the new primary answering")
-        assert taken.seconds < FAILOVER_S or watch.tilted
+        assert taken.seconds < FAILOVER_S
     for run_id in (*flowing, *in_flight, *paused):
         await over.until(run_id, "completed", within_s=60)
     over.never_twice(12 * 20 + 3 * 5 + 5)
