@@ -68,7 +68,7 @@ async def test_a_node_that_lives_on_parks_the_runs_it_knew_further_on(
     over: Rig, postgres_of_its_own: Restorable
 ) -> None:
     """Some went on from the backup to the next tool, one waits for the same tool all the time, one has come to be."""
-    node = await over.start("n1", linger_s=60)
+    node = await over.start("n1", linger_s=60, lease_ttl_s=4)
     ahead = [await over.create(step("a"), step("b", manual=True), step("c", "gated"), step("d")) for _ in range(3)]
     steady = await over.create(step("a", "gated"), step("b"))
     for run_id in ahead:
@@ -106,7 +106,7 @@ async def test_a_run_that_was_let_go_further_on_is_parked_by_the_node_that_let_i
     over: Rig, postgres_of_its_own: Restorable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when Postgres goes away once more, between the claim that tells of it and the parking."""
-    node = await over.start("n1", linger_s=0.05)
+    node = await over.start("n1", linger_s=0.05, lease_ttl_s=4)
     run_id = await over.create(step("a"), step("b", manual=True), step("c"), step("d", manual=True))
     await over.until(run_id, "paused", reason="awaiting_approval")
     await over.passive(run_id)
