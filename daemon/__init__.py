@@ -38,7 +38,7 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 grants, agent_tokens, policies, holds: who may do what (permits: who not; rights: who decides), over
                 reach, which asks the Gateways and calls no tool; contract, intake, answers and openapi make a
                 declaration validate and document; pages, selection, repeats (Idempotency-Key) and refusals (403s, to
-                the audit) are shared; ``front`` puts them together
+                the audit) are shared; ``front`` puts them together, ``server`` answers what is no HTTP
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
     node.py     the composition root; config, addresses, errors, counting, telemetry are small and stand alone

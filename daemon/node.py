@@ -11,11 +11,9 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from aiohttp import web
-
 from daemon.api.context import Health
 from daemon.api.front import Front
-from daemon.api.gate import SERVER_LOG
+from daemon.api.server import listening
 from daemon.config import Settings, mask
 from daemon.errors import SetupError
 from daemon.fabric.client import Client, open_client
@@ -76,20 +74,14 @@ class Node:
         self._front.close_streams()
 
     async def _listen(self, stack: AsyncExitStack) -> str:
-        runner = web.AppRunner(self._front.app, access_log=None, logger=SERVER_LOG, shutdown_timeout=2.0)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
         http = self._settings.http
-        site = web.TCPSite(runner, http.host, http.port, backlog=1024)
         try:
-            await site.start()
+            return await stack.enter_async_context(listening(self._front.app, http.host, http.port))
         except OSError as fault:
             raise SetupError(
                 f"Cannot listen on {http.host}:{http.port}: {fault.strerror or fault}. "
                 "Stop what uses the port, or set RUNWARDEN_PORT to another."
             ) from None
-        host, port = runner.addresses[0][:2]
-        return f"http://{host}:{port}"
 
     async def _probe(self) -> None:
         """Keep what ``/readyz`` tells up to date."""

@@ -5,14 +5,12 @@ Handlers raise the errors of ``daemon.errors``; nothing a client sends becomes a
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon import telemetry
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
@@ -24,24 +22,11 @@ from daemon.telemetry import log, span
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+OURS = "Something went wrong inside Runwarden; the log of this node tells more."
 MAX_CLIENT = 300
 """Characters kept of a ``User-Agent``."""
 EVENTS = "/v1/workflow-runs/{run_id}/events"
 """The stream: it takes as long as its client likes, and a ticket opens it as well as a token."""
-
-
-class _ClientsFault(logging.Filter):
-    """Leaves out what clients do wrong with HTTP itself, which aiohttp answers: a traceback for each, and anybody could
-    fill the log with them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        fault = record.exc_info[1] if record.exc_info else None
-        return not isinstance(fault, HttpProcessingError | web.RequestPayloadError)
-
-
-SERVER_LOG = logging.getLogger("runwarden.http")
-"""For aiohttp's server: what goes wrong in it."""
-SERVER_LOG.addFilter(_ClientsFault())
 
 
 @web.middleware
@@ -82,7 +67,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
         raise
     except Exception:  # noqa: BLE001 - the last net: the client gets a problem, the log gets the traceback
         log.exception("a handler failed", path=request.path)
-        return problem(RunwardenError("Something went wrong inside Runwarden; the log of this node tells more."))
+        return problem(RunwardenError(OURS))
 
 
 async def _caller(request: web.Request) -> Caller:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import re
 from typing import Any
 
 import asyncpg
@@ -12,8 +11,10 @@ import orjson
 import pytest
 import pytest_asyncio
 import yarl
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from daemon.api.gate import SERVER_LOG
+from daemon import telemetry
+from daemon.api.server import SERVER_LOG
 from tests.api import bad_requests
 from tests.api.answers import assert_problem, stored
 from tests.api.bad_requests import TABLE, Bad, as_bytes
@@ -92,34 +93,89 @@ async def test_every_fault_of_a_body_is_told_with_its_path(shared: Stack) -> Non
 
 
 HEAD = "POST /v1/workflows HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n"
+GET = "GET /healthz HTTP/1.1\r\nHost: x\r\n"
 BROKEN_HTTP = {
-    "no HTTP at all": "hello\r\n\r\n",
-    "a made-up method": "BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a header of a megabyte": "GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + "x" * 1_000_000 + "\r\n\r\n",
-    "a chunk of no size": HEAD + "Transfer-Encoding: chunked\r\n\r\nzz\r\nrubbish\r\n0\r\n\r\n",
-    "a body that is not what its encoding says": HEAD + "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
-    "a deflated nothing": HEAD + "Content-Encoding: deflate\r\nContent-Length: 4\r\n\r\n\xff\xff\xff\xff",
-    "a negative length": HEAD + "Content-Length: -1\r\n\r\n",
-    "two lengths": HEAD + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "no HTTP at all": ("hello\r\n\r\n", "is not HTTP/1.1"),
+    "TLS": ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP, not HTTPS"),
+    "a made-up method": ("BREW / HTTP/1.1\r\nHost: x\r\n\r\n", "is not HTTP/1.1"),
+    "a path with a blank": ("GET / a HTTP/1.1\r\nHost: x\r\n\r\n", "is not HTTP/1.1"),
+    "a port of letters": ("GET http://x:y/ HTTP/1.1\r\nHost: x\r\n\r\n", "is not HTTP/1.1"),
+    "a header without a colon": (GET + "X\r\n\r\n", "is not HTTP/1.1"),
+    "a NUL in a header": (GET + "X: \x00\r\n\r\n", "is not HTTP/1.1"),
+    "a header of a megabyte": (GET + "X: " + "x" * 1_000_000 + "\r\n\r\n", "at most 8190 bytes"),
+    "a token of 9,000 characters": (GET + "Authorization: Bearer " + "x" * 9_000 + "\r\n\r\n", "at most 8190 bytes"),
+    "a long URL": ("GET /" + "x" * 9_000 + " HTTP/1.1\r\nHost: x\r\n\r\n", "at most 8190 bytes"),
+    "too many headers": (GET + "X: y\r\n" * 200 + "\r\n", "at most 128"),
+    "a chunk of no size": (HEAD + "Transfer-Encoding: chunked\r\n\r\nzz\r\nrubbish\r\n0\r\n\r\n", "is not HTTP/1.1"),
+    "a body of another encoding": (HEAD + "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", "its headers say"),
+    "a deflated nothing": (
+        HEAD + "Content-Encoding: deflate\r\nContent-Length: 4\r\n\r\n\xff\xff\xff\xff",
+        "its headers say",
+    ),
+    "a negative length": (HEAD + "Content-Length: -1\r\n\r\n", "is not HTTP/1.1"),
+    "two lengths": (HEAD + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "is not HTTP/1.1"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN_HTTP)
-async def test_broken_http_is_a_400_and_the_node_goes_on(
+async def test_broken_http_is_a_400_in_our_form_and_the_node_goes_on(
     shared: Stack, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = yarl.URL(shared.base)
-    sent = BROKEN_HTTP[name].replace("{token}", shared.headers()["Authorization"]).encode("latin-1")
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            writer.write(sent)
-            assert re.match(rb"HTTP/1\.[01] 400 ", await reader.readline())
-    finally:
-        writer.transport.abort()
+    sent, says = BROKEN_HTTP[name]
+    answered = await _of_bytes(shared, sent)
+    assert_problem(answered, 400, "bad_request", says)
     assert (await shared.ask("GET", "/healthz")).status == 200
     logged = [record for record in caplog.records if record.name in ("aiohttp.server", SERVER_LOG.name)]
     assert logged == []  # else anybody could fill the log
+
+
+async def test_broken_http_ends_its_connection_and_is_counted(shared: Stack) -> None:
+    counted = telemetry.requests.labels("none", 400)
+    before = counted.value
+    reader, writer = await _connected(shared)
+    try:
+        writer.write(b"hello\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            answered = await reader.read()
+    finally:
+        writer.transport.abort()
+    assert answered.count(b"Content-Length:") == 1
+    assert counted.value == before + 1
+
+
+async def test_what_is_no_http_after_a_good_request_is_told_so_too(shared: Stack) -> None:
+    reader, writer = await _connected(shared)
+    try:
+        writer.write(GET.encode() + b"\r\n")
+        async with asyncio.timeout(5):
+            assert (await _answer(reader)).status == 200
+            writer.write(b"hello\r\n\r\n")
+            assert_problem(await _answer(reader), 400, "bad_request", "is not HTTP/1.1")
+    finally:
+        writer.transport.abort()
+
+
+async def _connected(shared: Stack) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    url = yarl.URL(shared.base)
+    return await asyncio.open_connection(url.host, url.port)
+
+
+async def _of_bytes(shared: Stack, sent: str) -> Answer:
+    """What is answered to bytes that may be no HTTP."""
+    reader, writer = await _connected(shared)
+    try:
+        async with asyncio.timeout(5):
+            writer.write(sent.replace("{token}", shared.headers()["Authorization"]).encode("latin-1"))
+            return await _answer(reader)
+    finally:
+        writer.transport.abort()
+
+
+async def _answer(reader: asyncio.StreamReader) -> Answer:
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = CIMultiDict(line.split(": ", 1) for line in lines if line)
+    body = await reader.readexactly(int(headers["Content-Length"]))
+    return Answer(int(status.split(" ")[1]), CIMultiDictProxy(headers), orjson.loads(body))
 
 
 async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(shared: Stack) -> None:
