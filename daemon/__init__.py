@@ -41,13 +41,13 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 the audit) are shared; ``front`` puts them together, ``server`` answers what is no HTTP
     dev/        embedded servers, the dev Gateway and its MCP agent; for ``runwarden dev``, ``demo`` and tests
     cli/        the commands; those about workflows and runs talk HTTP only
-    node.py     the composition root; config, addresses, errors, counting, telemetry are small and stand alone
+    node.py     the composition root; config, addresses, errors, faults, counting, telemetry are small and stand alone
 
 ``gateway_client``, beside the daemon, knows the Gateways' wire: ``gateways`` calls each agent at the one that holds it.
 
 Imports go down only and are checked (``make check``): cli › dev › node › api | runtime › store | fabric | issuer ›
-auth › machine › telemetry › config | counting › addresses › errors. The front and the actors never import one another:
-they meet in Postgres and Redis.
+auth › machine › telemetry › config | counting › addresses | faults › errors. The front and the actors never import one
+another: they meet in Postgres and Redis.
 
 
 The laws

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from daemon import addresses
 from daemon.addresses import mask as mask
 from daemon.errors import SetupError
+from daemon.faults import worded
 
 PREFIX = "RUNWARDEN_"
 
@@ -311,7 +312,7 @@ def load(**overrides: Any) -> Settings:
         try:
             groups[name] = group(**mine)
         except ValidationError as fault:
-            problems += [f"{PREFIX}{str(e['loc'][0]).upper()}: {_plain(e)}" for e in fault.errors()]
+            problems += [f"{PREFIX}{str(e['loc'][0]).upper()}: {worded(e)}" for e in fault.errors()]
     if problems:
         raise SetupError("The settings cannot work:\n  " + "\n  ".join(sorted(problems)))
     return Settings(**groups)  # type: ignore[arg-type] # each name was built by its own class above
@@ -322,12 +323,8 @@ def load_group(name: str, **overrides: Any) -> Any:
     try:
         return EVERY_GROUP[name](**overrides)
     except ValidationError as fault:
-        lines = [f"{PREFIX}{str(e['loc'][0]).upper()}: {_plain(e)}" for e in fault.errors()]
+        lines = [f"{PREFIX}{str(e['loc'][0]).upper()}: {worded(e)}" for e in fault.errors()]
         raise SetupError("The settings cannot work:\n  " + "\n  ".join(sorted(lines))) from None
-
-
-def _plain(error: Any) -> str:
-    return "is required" if error["type"] == "missing" else str(error["msg"]).removeprefix("Value error, ")
 
 
 class Entry(BaseModel):

@@ -27,9 +27,10 @@ from daemon.api.runs import RunPath, answer_run, missing_run, seen_head
 from daemon.api.schemas import schema_faults
 from daemon.api.shapes import json_response, moment
 from daemon.errors import Conflict, Forbidden, Invalid, NotFound
+from daemon.faults import MAX_FAULTS
 from daemon.machine.commands import CommandId, CommandKind, RunId
 from daemon.machine.decide_approval import FORBIDDEN
-from daemon.machine.spec import MAX_FAULTS, Name, rounded
+from daemon.machine.spec import Name, rounded
 from daemon.store.meant import About
 from daemon.store.once import Repeated
 

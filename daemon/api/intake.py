@@ -21,12 +21,10 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 from daemon.api.context import CONTEXT
 from daemon.errors import BadRequest, Invalid, NotFound, TooSlow
-from daemon.machine.spec import escape, faults_of
+from daemon.faults import MAX_FAULTS, escape, faults_of
 
 MAX_DEPTH = 200
 """Bodies nested deeper are refused: pydantic and orjson read deeper than they can write (254)."""
-MAX_FAULTS = 20
-"""Faults told of one body."""
 _MANY_DIGITS = re.compile(rb"\d{19}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -79,13 +77,13 @@ def _moment(said: object) -> object:
         raise ValueError("no such moment in UTC") from None
 
 
-def _id(said: object) -> object:
-    if isinstance(said, str):
-        try:
-            return UUID(said)
-        except ValueError:
-            raise ValueError("must be a UUID") from None
-    return said
+def _id(said: object) -> UUID:
+    if isinstance(said, UUID):
+        return said
+    try:
+        return UUID(said if isinstance(said, str) else "")
+    except ValueError:
+        raise ValueError("must be a UUID") from None
 
 
 DIGITS = BeforeValidator(_whole)
@@ -128,7 +126,7 @@ async def read_body(request: web.Request, model: type[_M]) -> _M:
     try:
         return model.model_validate(said)
     except ValidationError as fault:
-        faults = faults_of(fault)
+        faults = faults_of(fault, model)
         of_spec = all(path.startswith("/spec/") for path, _ in faults)
         raise Invalid(faults=faults, code="invalid_spec" if of_spec else None) from None
 
@@ -137,7 +135,7 @@ def _parameters(model: type[_M], said: Mapping[str, Any]) -> _M:
     try:
         return model.model_validate(said)
     except ValidationError as fault:
-        faults = tuple((path.removeprefix("/"), why) for path, why in faults_of(fault))
+        faults = tuple((path.removeprefix("/"), why) for path, why in faults_of(fault, model))
         raise Invalid(faults=faults, code="invalid_parameter") from None
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from daemon.api.context import CONTEXT
 from daemon.api.shapes import StepTold, steps_of
 from daemon.errors import Conflict
-from daemon.machine.spec import escape
+from daemon.faults import escape
 from daemon.store.runs import RunView
 
 DEADLINE_S = 5.0

@@ -15,9 +15,10 @@ import rfc8785
 from msgspec import Struct
 from msgspec.structs import replace
 
+from daemon.faults import escape
 from daemon.machine.commands import Who
 from daemon.machine.ground import RISKS, Ground, Subject, Traits
-from daemon.machine.spec import MAX_EXACT, ApprovalSpec, StepSpec, escape
+from daemon.machine.spec import MAX_EXACT, ApprovalSpec, StepSpec
 
 RevisionState = Literal["open", "approved", "rejected", "expired", "superseded", "voided", "closed"]
 """``superseded`` by an edit; ``voided``, since what was approved is not what would be done; ``closed`` with its run."""

@@ -14,12 +14,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.errors import Invalid
+from daemon.faults import MAX_FAULTS, escape, faults_of
 
 MAX_STEPS = 1000
 MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 MAX_EXACT = 2**53
 """Up to here a 64-bit float holds every integer."""
-MAX_FAULTS = 20
 MAX_RUN_TIMEOUT_MS = 365 * 24 * 3600 * 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -39,8 +39,8 @@ class Shape(BaseModel):
 class ToolConfig(Shape):
     """Which tool, on which agent, with what."""
 
-    agent_id: Name
-    tool_name: Name
+    agent_id: Name = Field(description="The agent that runs the tool.")
+    tool_name: Name = Field(description="The tool, as its agent calls it.")
     arguments: dict[str, Any] = Field(default_factory=dict)
     timeout_ms: int = Field(60_000, ge=1, le=MAX_TIMEOUT_MS, description="The tool's deadline, in milliseconds.")
     stream: bool = True
@@ -90,10 +90,10 @@ class StepSpec(Shape):
         }
     )
 
-    id: Name
-    name: Name
+    id: Name = Field(description="What the step is named by; no other of its workflow has the same.")
+    name: Name = Field(description="What people read.")
     type: Literal["tool_call"] = "tool_call"
-    tool_config: ToolConfig
+    tool_config: ToolConfig = Field(description="Which tool, on which agent, with what.")
     approval_policy: Literal["auto", "manual"] = "auto"
     approval: ApprovalSpec | None = Field(
         None,
@@ -125,7 +125,7 @@ class StepSpec(Shape):
 class WorkflowSpec(Shape):
     """A list of strictly serial steps."""
 
-    title: Name
+    title: Name = Field(description="What people call the workflow.")
     description: Annotated[str, Field(max_length=10_000)] | None = None
     variables: dict[str, Any] = Field(default_factory=dict)
     run_timeout_ms: int | None = Field(
@@ -135,7 +135,9 @@ class WorkflowSpec(Shape):
         le=MAX_RUN_TIMEOUT_MS,
         description="The run's deadline, in milliseconds from its start, time spent waiting for people included.",
     )
-    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS, strict=False)]
+    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS, strict=False)] = Field(
+        description="What is done, one after another."
+    )
 
 
 def parse_spec(data: object, *, at: str = "/spec") -> WorkflowSpec:
@@ -143,7 +145,7 @@ def parse_spec(data: object, *, at: str = "/spec") -> WorkflowSpec:
     try:
         spec = WorkflowSpec.model_validate(data)
     except ValidationError as fault:
-        raise Invalid(faults=faults_of(fault, at=at), code="invalid_spec") from None
+        raise Invalid(faults=faults_of(fault, WorkflowSpec, at=at), code="invalid_spec") from None
     seen: dict[str, int] = {}
     faults: list[tuple[str, str]] = []
     for index, step in enumerate(spec.steps):
@@ -181,22 +183,3 @@ def rounded(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
                 yield from rounded(item, f"{at}/{escape(key)}")
         case _:
             return
-
-
-def faults_of(error: ValidationError, *, at: str = "") -> tuple[tuple[str, str], ...]:
-    """A pydantic error as (JSON pointer, message) pairs, at most ``MAX_FAULTS``.
-
-    Pydantic counts only valid items, so a tuple of faulty ones is "too short" besides: that is not told.
-    """
-    faults = error.errors(include_url=False, include_context=False)
-    around = {fault["loc"][:end] for fault in faults for end in range(len(fault["loc"]))}
-    return tuple(
-        (at + "".join(f"/{escape(part)}" for part in fault["loc"]), fault["msg"])
-        for fault in faults
-        if not (fault["type"] == "too_short" and fault["loc"] in around)
-    )[:MAX_FAULTS]
-
-
-def escape(part: int | str) -> str:
-    """A part of a JSON pointer (RFC 6901 §3)."""
-    return str(part).replace("~", "~0").replace("/", "~1")

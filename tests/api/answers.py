@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 
 from tests.api.harness import Answer
+
+LIBRARY = re.compile(r"(?i)input should|field required|(string|list|tuple|value) should|extra inputs|value error")
+"""How pydantic speaks, which nobody who writes workflows should have to know."""
 
 TABLES = ("workflows", "workflow_runs", "workflow_run_specs", "workflow_run_steps", "workflow_run_attempts")
 TABLES += ("workflow_run_events", "workflow_run_commands", "idempotency_keys")
@@ -27,4 +32,5 @@ def assert_problem(answered: Answer, status: int, code: str, says: str = "") -> 
     assert problem["detail"]
     told = problem["detail"] + "".join(fault["path"] for fault in problem.get("errors", ()))
     assert says in told, problem
+    assert not LIBRARY.search(problem["detail"]), problem
     assert len(problem["detail"]) < 5000
