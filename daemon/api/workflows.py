@@ -32,9 +32,9 @@ class WorkflowPath(Path):
 class NewWorkflow(Body):
     """Body of ``POST /v1/workflows``. Unknown fields beside these are ignored, as v0 did; inside ``spec`` refused."""
 
-    title: Name
+    title: Name = Field(description="What people call the workflow.")
     description: Annotated[str, Field(max_length=10_000)] | None = None
-    spec: GivenSpec
+    spec: GivenSpec = Field(description="Its steps, one after another.")
 
 
 class NextWorkflow(NewWorkflow):

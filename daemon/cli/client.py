@@ -174,4 +174,6 @@ def refusal(status: int, problem: Mapping[str, Any]) -> Told:
     code = str(problem.get("code") or f"http_{status}")
     detail = str(problem.get("detail") or problem.get("title") or f"The node answers {status}.")
     exit_code = _EXITS.get(status, Exit.UNREACHABLE if status in AWAY else Exit.FAILED)
-    return Told(detail, exit_code=exit_code, code=code, hint=_HINTS_BY_CODE.get(code, _HINTS.get(status, "")))
+    faults = [(str(fault["path"]), str(fault["message"])) for fault in problem.get("errors") or ()]
+    hint = _HINTS_BY_CODE.get(code, _HINTS.get(status, ""))
+    return Told(detail, exit_code=exit_code, code=code, hint=hint, faults=faults)

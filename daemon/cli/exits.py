@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from io import TextIOWrapper
@@ -48,8 +48,19 @@ def needs_ascii(stream: IO[Any]) -> bool:
 class Told(click.ClickException):
     """A failure as the caller is told it: what happened, a stable code, and what to do next."""
 
-    def __init__(self, message: str, *, exit_code: Exit, code: str, hint: str = "", as_json: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_code: Exit,
+        code: str,
+        hint: str = "",
+        faults: Sequence[tuple[str, str]] = (),
+        as_json: bool = False,
+    ) -> None:
+        """``faults`` are those of a body, if that is what is wrong: (JSON pointer, message) pairs."""
         super().__init__(message)
+        self.faults = tuple(faults)
         self.exit_code = int(exit_code)  # type: ignore[misc] # click means it so, and its types do not say it
         self.code = code
         self.hint = hint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import click
 from daemon.cli import show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.decide import asks, segment
-from daemon.cli.exits import Exit, Told
+from daemon.cli.document import Document, bad, read
+from daemon.cli.exits import Told
 
 if TYPE_CHECKING:
     from daemon.cli.client import Api
@@ -39,17 +39,21 @@ def apply(to: Connection, file: Path, workflow_id: str | None, key: str | None) 
     FILE is a spec (title, steps …), or {title, description, spec}. A `workflow_id` at its top, or --id, changes that
     workflow: a new version, which later runs use; those under way keep theirs.
     """
-    body, kept_id = _parts(_read(file))
+    document = read(file)
+    body, kept_id = _parts(document)
     target = kept_id if workflow_id is None else workflow_id
     if target is not None and (not isinstance(target, str) or not target):
-        raise _bad(file, "the workflow_id is no text; without one leave it out")
+        raise bad(file, "the workflow_id is no text; without one leave it out")
 
     async def work(api: Api) -> dict[str, Any]:
         if target:
             return await api.put(f"/v1/workflows/{segment(target)}", body)
         return (await api.post("/v1/workflows", body, key=key)).body
 
-    made = to.run(work)
+    try:
+        made = to.run(work)
+    except Told as fault:
+        raise document.told(fault) from None
     if to.as_json:
         show.document(made)
         return
@@ -119,57 +123,11 @@ def archive(to: Connection, workflow_id: str, yes: bool) -> None:
         click.echo(f"Archived {gone['workflow_id']} ({show.plain(gone['title'])})")
 
 
-def _parts(given: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _parts(document: Document) -> tuple[dict[str, Any], Any]:
     """The body of the API's call and the id that the file remembers."""
-    kept_id = given.pop("workflow_id", None)
-    if isinstance(given.get("spec"), dict):
+    given = {name: value for name, value in document.value.items() if name != "workflow_id"}
+    kept_id = document.value.get("workflow_id")
+    if not document.flat:
         return given, kept_id
-    body = {"title": given.get("title"), "spec": given}
-    if given.get("description") is not None:
-        body["description"] = given["description"]
-    return body, kept_id
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The object in a file. YAML contains JSON; JSON is read as JSON, which is stricter and faster."""
-    try:
-        with click.open_file(str(file), encoding="utf-8") as opened:
-            text = opened.read()
-    except (OSError, ValueError) as fault:
-        raise _bad(file, str(fault)) from None
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
-        given = _yaml(file, text)
-    if not isinstance(given, dict):
-        raise _bad(file, "it holds no object with title and steps")
-    return given
-
-
-def _yaml(file: Path, text: str) -> Any:
-    import yaml
-
-    class Strict(yaml.SafeLoader):
-        """YAML as far as JSON goes: a date stays text, and a key that comes twice is a slip."""
-
-        yaml_implicit_resolvers = {  # noqa: RUF012 - the shape that PyYAML prescribes
-            first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
-            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            doubled = {str(key) for key in keys if keys.count(key) > 1 and key != "<<"}
-            if doubled:
-                raise yaml.constructor.ConstructorError(None, None, f"twice: {', '.join(doubled)}", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return json.loads(json.dumps(yaml.load(text, Strict), allow_nan=False))  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as fault:
-        raise _bad(file, str(fault)) from None
-
-
-def _bad(file: Path, why: str) -> Told:
-    hint = "A workflow is YAML or JSON with a title and steps; docs/cli.md has one to begin with."
-    return Told(f"{file} cannot be read as a workflow: {why}", exit_code=Exit.INVALID, code="bad_file", hint=hint)
+    outer = {name: given[name] for name in ("title", "description") if given.get(name) is not None}
+    return outer | {"spec": given}, kept_id
