@@ -5,7 +5,6 @@ Pure translation; decides nothing. Payload fields are only ever added, never ren
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -45,14 +44,13 @@ from daemon.machine.events import (
     StepSkipped,
     StepVoted,
 )
+from daemon.machine.mending import MAX_DEPTH, cut, read, read_without_nul
 from daemon.machine.state import WITH_THE_RUN, Attempt, Run, name_of
 
 PREVIEW_CHARS = 800
 ERROR_CHARS = 2000
 WORD_CHARS = 64
 """Most characters kept of an agent's error message, and of its codes and channel names."""
-MAX_DEPTH = 200
-"""JSON nested deeper is cut there: orjson reads deeper than it can write (254)."""
 
 AboutACall: TypeAlias = (
     AttemptIntended
@@ -279,31 +277,24 @@ def read_letter(raw: bytes, mark: Mark | None = None) -> Letter | None:
     What Postgres or orjson could not keep is mended rather than lost: NUL characters, lone surrogates and invalid UTF-8
     become U+FFFD, what is nested deeper than 200 is cut there.
     """
-    envelope = _load(raw)
+    envelope = read(raw)
     if not isinstance(envelope, dict) or not isinstance(envelope.get("req_id"), str):
         return None
-    body = envelope.get("payload")
-    return letter_of(str(envelope.get("type")), envelope["req_id"], body if isinstance(body, dict) else {}, raw, mark)
+    return letter_of(str(envelope.get("type")), envelope["req_id"], _payload(envelope), raw, mark)
 
 
-def letter_of(kind: str, req_id: str, body: dict[str, Any], raw: bytes, mark: Mark | None) -> Letter | None:
-    """As ``read_letter``, of an envelope that somebody has parsed already."""
-    if b"\\u0000" in raw or (len(raw) > MAX_DEPTH and raw.count(b"{") + raw.count(b"[") > MAX_DEPTH):
-        body = storable(body)
+def letter_of(kind: str, req_id: str, body: dict[str, Any], raw: bytes, mark: Mark | None = None) -> Letter | None:
+    """As ``read_letter``, of an envelope that somebody has parsed already: ``body`` is its payload, and ours now."""
+    if b"\\u0000" in raw:
+        body = _payload(read_without_nul(raw))
+    if len(raw) > MAX_DEPTH and raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        cut(body)
     return letter(kind, ReqId(req_id), body, mark)
 
 
-def _load(raw: bytes) -> object:
-    """The JSON value, mended when orjson refuses its text; None when it is no JSON at all."""
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        again = json.dumps(json.loads(raw.decode(errors="replace")), ensure_ascii=False, allow_nan=False)
-        return orjson.loads(again.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-    except (ValueError, RecursionError):
-        return None
+def _payload(envelope: object) -> dict[str, Any]:
+    body = envelope.get("payload") if isinstance(envelope, dict) else None
+    return body if isinstance(body, dict) else {}
 
 
 def letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None = None) -> Letter | None:
@@ -336,21 +327,6 @@ def letter(kind: str, req_id: ReqId, body: dict[str, Any], mark: Mark | None = N
             return CancelAcked(req_id=req_id, will_cancel=body.get("will_cancel") is True)
         case _:
             return None
-
-
-def storable(value: Any, depth: int = 0) -> Any:
-    """A JSON value with every NUL character, keys included, replaced by U+FFFD, and cut where it nests too deep."""
-    match value:
-        case str():
-            return value.replace("\x00", "\ufffd")
-        case list() | dict() if depth >= MAX_DEPTH:
-            return "\ufffd"
-        case list():
-            return [storable(item, depth + 1) for item in value]
-        case dict():
-            return {storable(key): storable(item, depth + 1) for key, item in value.items()}
-        case _:
-            return value
 
 
 def _text(value: object, most: int = WORD_CHARS) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, assert_never
 from daemon import telemetry
 from daemon.machine.commands import Letter, NotSent, SendUncertain, Sent
 from daemon.machine.effects import Cancel, Effect, Inquire, Invoke
-from daemon.machine.wire import letter, storable
+from daemon.machine.wire import letter_of
 from daemon.runtime.ports import Answer, Permit
 from daemon.telemetry import log, trace_headers
 from gateway_client import GatewayError, Gateways, Invocation, MaybeSent, ResultsUnsupported
@@ -158,7 +158,7 @@ class GatewayDispatch:
             return None
         if envelope is None or envelope.req_id != effect.req_id:
             return None
-        return letter(envelope.type, effect.req_id, storable(envelope.payload))
+        return letter_of(envelope.type, effect.req_id, envelope.payload, envelope.raw)
 
     async def _cancel(self, effect: Cancel) -> None:
         await self._patiently("cancel", lambda: self._gateways.cancel(effect.req_id, effect.agent_id, effect.reason))

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from daemon.errors import Invalid
 from daemon.machine.commands import Epoch, ReqId
+from daemon.machine.mending import storable
 from daemon.machine.record import LOG_PREVIEW_CHARS
 from daemon.machine.spec import WorkflowSpec, parse_spec
 from daemon.machine.state import Attempt, AttemptState, Run, RunStatus
-from daemon.machine.wire import PREVIEW_CHARS, error, storable
+from daemon.machine.wire import PREVIEW_CHARS, error
 
 NOT_TOLD = "v0's log does not tell what became of this call; it may have run."
 STATUSES: Mapping[str, RunStatus] = {

@@ -11,9 +11,10 @@ import pytest
 
 from daemon.machine.commands import Acked, CancelAcked, Chunk, Letter, Mark, ReqId, Result
 from daemon.machine.events import AttemptEnded
+from daemon.machine.mending import MAX_DEPTH
 from daemon.machine.record import Told
 from daemon.machine.state import make_req_id, run_of
-from daemon.machine.wire import ERROR_CHARS, MAX_DEPTH, PREVIEW_CHARS, WORD_CHARS, frames_of, iso, preview, read_letter
+from daemon.machine.wire import ERROR_CHARS, PREVIEW_CHARS, WORD_CHARS, frames_of, iso, preview, read_letter
 from tests.machine.scenario import NONCE, RUN_ID, Story, done
 
 CONTENT = [{"text": "5", "type": "text"}]
