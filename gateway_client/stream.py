@@ -21,6 +21,8 @@ _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 _READS_AHEAD: Final = 16
 _ERROR_BODY_BYTES: Final = 4096
 _ENVELOPE: Final = b"event: bridge\ndata: "
+_MARK: Final = b"\xef\xbb\xbf"
+"""A byte order mark: one before the stream is no part of it (HTML §9.2.5)."""
 
 
 def unreachable(fault: Exception, *, during: str) -> GatewayError:
@@ -43,12 +45,13 @@ class FrameReader:
         self.malformed = 0
         self._max_frame_bytes = max_frame_bytes
         self._buffer = bytearray()
+        self._begun = False  # past the place of a byte order mark
         self._half_line_end = b""  # a CR at the end of a read: its LF may follow in the next one
         self._skipping = False  # inside a frame that was dropped, until the next blank line
 
     def feed(self, data: bytes) -> list[Envelope]:
         """All envelopes that are complete with these bytes, in order."""
-        data = self._with_plain_line_ends(data)
+        data = self._with_plain_line_ends(data if self._begun else self._past_the_mark(data))
         scan_from = max(len(self._buffer) - 1, 0)
         self._buffer += data
         end = self._buffer.rfind(b"\n\n", scan_from)
@@ -63,6 +66,16 @@ class FrameReader:
         envelopes = [envelope for frame in frames if (envelope := self._read(frame)) is not None]
         self._bound()
         return envelopes
+
+    def _past_the_mark(self, data: bytes) -> bytes:
+        """What follows the mark; the buffer keeps what may be the beginning of one."""
+        data = bytes(self._buffer) + data
+        self._buffer.clear()
+        if len(data) < len(_MARK) and _MARK.startswith(data):
+            self._buffer += data
+            return b""
+        self._begun = True
+        return data.removeprefix(_MARK)
 
     def _with_plain_line_ends(self, data: bytes) -> bytes:
         data = self._half_line_end + data

@@ -42,6 +42,7 @@ class Parser:
     def __init__(self, last_id: str = "") -> None:
         self.last_id = last_id
         self.retry_s: float | None = None
+        self._begun = False
         self._rest = b""
         self._event = ""
         self._id = last_id
@@ -58,9 +59,12 @@ class Parser:
 
     def reset(self) -> None:
         """A connection ended: half an event is none."""
+        self._begun = False
         self._rest, self._event, self._id, self._data = b"", "", self.last_id, []
 
     def _line(self, line: str) -> Message | None:
+        if not self._begun:
+            self._begun, line = True, line.removeprefix("\ufeff")  # a byte order mark before the stream is none of it
         if not line:
             return self._dispatch()
         name, _, value = line.partition(":")

@@ -39,6 +39,15 @@ def test_half_an_event_of_a_broken_connection_is_forgotten_with_its_id() -> None
     assert parser.feed(b"data: new\n\n") == [Message("message", "new", "7")]
 
 
+def test_a_byte_order_mark_before_each_stream_is_no_part_of_it() -> None:
+    parser = Parser()
+    mark, event = "\ufeff".encode(), b"event: one\ndata: 1\n\n"
+    for _ in range(2):
+        told = [one for byte in mark + event + mark + event for one in parser.feed(bytes([byte]))]
+        assert told == [Message("one", "1", ""), Message("message", "1", "")]
+        parser.reset()
+
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -13,6 +13,7 @@ from gateway_client.stream import FrameReader
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 READY = b"event: ready\ndata: {}\n\n"
 PING = b": ping\n\n"
+MARK = b"\xef\xbb\xbf"
 
 
 def frame(n, text=""):
@@ -50,16 +51,31 @@ FRAMES = st.lists(
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n"])
 
 
-@given(FRAMES, LINE_ENDS, st.lists(st.integers(min_value=0), max_size=30))
-@example([frame(1, "还有"), frame(2)], b"\r\n", list(range(400)))
-def test_the_envelopes_are_the_same_however_the_bytes_were_split(frames, line_end, cuts):
-    data = b"".join(frames).replace(b"\n", line_end)
+@given(FRAMES, LINE_ENDS, st.sampled_from([b"", MARK]), st.lists(st.integers(min_value=0), max_size=30))
+@example([frame(1, "还有"), frame(2)], b"\r\n", MARK, list(range(400)))
+def test_the_envelopes_are_the_same_however_the_bytes_were_split(frames, line_end, mark, cuts):
+    data = mark + b"".join(frames).replace(b"\n", line_end)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     parts = [data[start:stop] for start, stop in zip(places, [*places[1:], len(data)], strict=True)]
     split, reader = read(parts)
     apart, other = read(frames)
     assert split == apart
     assert (reader.ready, reader.malformed, reader.dropped) == (other.ready, other.malformed, other.dropped)
+
+
+@pytest.mark.parametrize(
+    "parts", [[MARK + READY], [MARK[:1], MARK[1:2], MARK[2:] + READY], [MARK, READY], [b"", MARK + READY]]
+)
+def test_a_byte_order_mark_before_the_stream_is_no_part_of_it(parts):
+    """The standard of EventSource: one leading U+FEFF is ignored, if any is present."""
+    envelopes, reader = read([*parts, frame(1)])
+    assert (reader.ready, [envelope.ts for envelope in envelopes]) == (True, [1])
+
+
+@pytest.mark.parametrize("before", [MARK + MARK, MARK[:2], b"\n\n" + MARK])
+def test_only_one_mark_and_only_at_the_beginning_is_ignored(before):
+    _, reader = read([before + READY])
+    assert not reader.ready
 
 
 @given(st.lists(st.integers(0, 60), max_size=6), st.integers(1, 50), LINE_ENDS)
