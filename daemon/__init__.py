@@ -28,7 +28,7 @@ machine decides, store remembers, fabric carries, runtime drives, api speaks, de
                 ready, bus, generation, nudge
     runtime/    actor (a value), host (the turn loop), authority (the book of grants, policies and holds), learning (who
                 waits for it), sender (the permit), afterwards (letters deleted, watchers told by ``telling``), awake,
-                ownership, dispatch, hearing (an ``ingest`` for each Gateway), strays, catalogue, sweep, looks,
+                ownership, dispatch, hearing (an ``ingest`` for each Gateway), strays, catalogue, returns, sweep, looks,
                 presence; ``ports`` between; ``runner`` puts them together
     issuer.py   the identity provider: its JWK Set, fetched with bounds, kept and renewed
     auth/       who is asking, decided from what is passed in: caller (roles), keys, claims, tokens (JWT), tickets,

@@ -28,6 +28,7 @@ from daemon.runtime.learning import Learning
 from daemon.runtime.ownership import Ownership
 from daemon.runtime.ports import Aside, Authority, Claims, Dispatch, Inbox, Lane, Publisher, Tools, Weather
 from daemon.runtime.residents import Residents
+from daemon.runtime.returns import Returns
 from daemon.runtime.sender import Sender
 from daemon.telemetry import log
 
@@ -81,6 +82,7 @@ class Host:
         self._tools = tools
         self._authority = authority
         self._awake = awake
+        self._returns = Returns(self._ask_again_at)
         self._learning = Learning(residents, clock, authority, retry_s=RETRY_S)
         self._limits = limits
         self._linger_s = linger_s
@@ -105,6 +107,7 @@ class Host:
             group.create_task(self._afterwards.run(), name="afterwards")
             group.create_task(self._turns(), name="turns")
             group.create_task(self._learning.run(), name="learning")
+            group.create_task(self._returns.run(), name="returns")
             group.create_task(self._residents.strays.run(self._inbox), name="strays")
 
     def stop_intending(self) -> None:
@@ -133,10 +136,19 @@ class Host:
 
     def ask_again(self, agent_id: str | None = None) -> None:
         """We may have missed something (the Gateway's stream broke, or this agent's tunnel): inquire about every
-        attempt in flight, or about those at the agent."""
+        attempt in flight, or, at its turn, about those at the agent."""
+        if agent_id is None:
+            self._ask_again_at(None)
+        else:
+            self._returns.note(agent_id)
+
+    def _ask_again_at(self, agents: frozenset[str] | None) -> None:
         for actor in self._residents:
-            if agent_id is None or actor.agent_id == agent_id:
-                self.ask_again_about(actor)
+            try:
+                if agents is None or actor.agent_id in agents:
+                    self.ask_again_about(actor)
+            except Exception:  # noqa: BLE001 - one run's defect must not stop its neighbours
+                self._give_up(actor)
 
     def ask_again_about(self, actor: Actor) -> None:
         """As ``ask_again``, for one run whose letters may have been lost with its lease."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from daemon.runtime.catalogue import FRESH_S, Catalogue
+from daemon.runtime.catalogue import FRESH_S, PACE_S, Catalogue
 from gateway_client import ToolInfo, Unavailable
 from tests.patience import eventually
 
@@ -69,6 +69,7 @@ async def test_what_is_known_stays_while_an_agent_is_away_but_not_when_it_has_co
     catalogue.want("agent-1")
     await eventually(lambda: agent.asked == 2 and not catalogue._tasks)
     assert catalogue.hints == LEARNED
+    agent.now += PACE_S
     catalogue.returned("agent-1")
     assert catalogue.hints == {}
     await eventually(lambda: agent.asked == 3)
@@ -77,7 +78,7 @@ async def test_what_is_known_stays_while_an_agent_is_away_but_not_when_it_has_co
 async def test_an_answer_from_before_an_agent_came_anew_is_not_believed(agent: Agent, catalogue: Catalogue) -> None:
     catalogue.want("agent-1")
     await eventually(lambda: agent.asked == 1)
-    agent.tools = [WRITES]
+    agent.tools, agent.now = [WRITES], PACE_S
     catalogue.returned("agent-1")
     await eventually(lambda: agent.asked == 2)
     agent.heard.set()
