@@ -88,6 +88,7 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_AS_JSON] = "--json" in takewhile(lambda word: word != "--", args)
         with _telling(ctx):
+            _check_text(ctx, args)
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -114,11 +115,29 @@ def _telling(ctx: click.Context) -> Iterator[None]:
         raise _for(click.ClickException(str(fault)), as_json=as_json) from None
     except click.ClickException as fault:
         raise _for(fault, as_json=as_json) from None
+    except UnicodeEncodeError as fault:  # a word that is a file's name too, or a setting
+        odd = click.UsageError(f"Something was said in bytes that cannot be sent: {fault.reason}.", ctx)
+        raise _for(odd, as_json=as_json) from None
     except OSError as fault:
         if fault.errno not in _FULL:
             raise
         _give_up_output()
         raise _for(click.ClickException(f"It cannot be written: {fault}"), as_json=as_json) from None
+
+
+def _check_text(ctx: click.Context, words: Sequence[str]) -> None:
+    """Refuse words that are no text, unless they name a file: those may have any bytes."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            if os.path.lexists(word):
+                continue
+            encoding = sys.getfilesystemencoding().upper()
+            told = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            or_else = "" if encoding == "UTF-8" else ", or set LC_ALL to a locale of UTF-8"
+            message = f"{told} has bytes that are no {encoding}: write it in {encoding}{or_else}."
+            raise click.UsageError(message, ctx) from None
 
 
 def _give_up_output() -> None:

@@ -119,3 +119,39 @@ def test_a_token_that_can_be_none_is_told_with_where_it_stands() -> None:
         error = json.loads(told.stderr)["error"]
         assert (told.exit_code, error["code"]) == (4, "bad_token")
         assert error["detail"].startswith(f"{place} has a character that no token has")
+
+
+ODD = b"caf\xe9".decode(errors="surrogateescape")
+"""As Python hands over a word whose bytes are no UTF-8."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("run", verb, ODD) for verb in ("show", "watch", "start", "cancel")),
+        ("run", "cancel", "R", "--reason", ODD),
+        ("run", "cancel", "R", f"--reason={ODD}"),
+        ("audit", "--action", ODD),
+        ("agent", "bind", ODD, "--owner", "ann"),
+        ("policy", "set", ODD, "--denied"),
+        ("workflow", "apply", ODD),
+        (ODD,),
+        ("run", f"--{ODD}"),
+    ],
+)
+def test_a_word_that_is_no_utf_8_is_told_before_anything_is_sent(words: tuple[str, ...]) -> None:
+    told = says(*words, RUNWARDEN_URL="http://127.0.0.1:1", RUNWARDEN_TOKEN="t")
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "caf\\xe9 has bytes that are no UTF-8: write it in UTF-8." in told.stderr
+    error = json.loads(says(*words, "--json").stderr)["error"]
+    assert (error["code"], "caf\\xe9" in error["detail"]) == ("usage", True)
+
+
+def test_a_file_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(ODD).write_text("- no workflow\n")
+    told = says("workflow", "apply", ODD, *NOWHERE)
+    assert (told.exit_code, "it holds no object" in told.stderr) == (7, True)
+    named_like_it = says("run", "show", ODD, *NOWHERE)
+    assert (named_like_it.exit_code, "Traceback" in named_like_it.output) == (2, False)
+    assert "that cannot be sent" in named_like_it.stderr
