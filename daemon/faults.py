@@ -112,7 +112,8 @@ def _told(given: object) -> str:
         case int():
             return str(given) if abs(given) < 10**MAX_TOLD else "so large a number"
         case str():
-            return json.dumps(given, ensure_ascii=False) if len(given) <= MAX_TOLD else "a long text"
+            inside = json.dumps(given, ensure_ascii=False)[1:-1].replace('\\"', '"')
+            return f"'{inside}'" if len(given) <= MAX_TOLD else "a long text"
         case list() | tuple():
             return "a list"
         case dict():

@@ -43,7 +43,7 @@ TOLD = [
     ({"title": "T"}, "/steps", "is required: what is done, one after another"),
     ({"title": "T", "steps": []}, "/steps", "must have at least 1 item"),
     ({"title": "T", "steps": [STEP] * 1001}, "/steps", "may have at most 1000 items; it has 1001"),
-    ({"title": "T", "steps": "a"}, "/steps", 'must be a list, not "a"'),
+    ({"title": "T", "steps": "a"}, "/steps", "must be a list, not 'a'"),
     ({"title": 7, "steps": [STEP]}, "/title", "must be text, not 7: put it in quotes"),
     ({"title": True, "steps": [STEP]}, "/title", "must be text, not true: put it in quotes"),
     ({"title": None, "steps": [STEP]}, "/title", "must be text, not null"),
@@ -63,11 +63,11 @@ TOLD = [
     ),
     (without("tool_config"), "/steps/0/tool_config", "is required: which tool, on which agent, with what"),
     (step(aproval_policy="manual"), "/steps/0/aproval_policy", "is not known here: did you mean approval_policy?"),
-    (step(type="script"), "/steps/0/type", "must be 'tool_call', not \"script\""),
-    (step(approval_policy="Manual"), "/steps/0/approval_policy", "must be 'auto' or 'manual', not \"Manual\""),
+    (step(type="script"), "/steps/0/type", "must be 'tool_call', not 'script'"),
+    (step(approval_policy="Manual"), "/steps/0/approval_policy", "must be 'auto' or 'manual', not 'Manual'"),
     (step(on_error=["x"]), "/steps/0/on_error", "must be 'stop' or 'continue', not a list"),
-    (step(idempotent="yes"), "/steps/0/idempotent", 'must be true or false, not "yes"'),
-    (step(idempotent="true"), "/steps/0/idempotent", 'must be true or false, not "true": leave its quotes out'),
+    (step(idempotent="yes"), "/steps/0/idempotent", "must be true or false, not 'yes'"),
+    (step(idempotent="true"), "/steps/0/idempotent", "must be true or false, not 'true': leave its quotes out"),
     (
         step(tool_config={"tool_name": "echo"}),
         "/steps/0/tool_config/agent_id",
@@ -83,7 +83,7 @@ TOLD = [
     (
         tool(timeout_ms="1000"),
         "/steps/0/tool_config/timeout_ms",
-        'must be a whole number, not "1000": leave its quotes out',
+        "must be a whole number, not '1000': leave its quotes out",
     ),
     (tool(timeout_ms=0.5), "/steps/0/tool_config/timeout_ms", "must be a whole number, not 0.5"),
     (tool(timeout_ms=0), "/steps/0/tool_config/timeout_ms", "must be at least 1, not 0"),
@@ -170,8 +170,8 @@ def test_settings_are_refused_in_the_same_words() -> None:
     told = [line for line in str(refused.value).splitlines()[1:] if ": is required" not in line]
     assert told == [
         "  RUNWARDEN_LOG_FORMAT: must be json or text",
-        '  RUNWARDEN_PORT: must be a whole number, not "x"',
-        '  RUNWARDEN_POSTGRES_POOLED: must be true or false, not "maybe"',
+        "  RUNWARDEN_PORT: must be a whole number, not 'x'",
+        "  RUNWARDEN_POSTGRES_POOLED: must be true or false, not 'maybe'",
         "  RUNWARDEN_SSE_CLIENTS: must be at least 1, not 0",
     ]
 

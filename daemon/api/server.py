@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, InvalidURLError, LineTooLong
 
 from daemon import telemetry
 from daemon.api.gate import OURS, problem
@@ -27,6 +27,8 @@ MAX_HEADERS = 128
 MAX_WHY = 200
 """Characters kept of what aiohttp says."""
 TLS = "HTTPS traffic on an HTTP port"
+HTTP_2 = "PRI/Upgrade"
+"""What aiohttp says of each; a test notices when it says it otherwise."""
 
 
 class _ClientsFault(logging.Filter):
@@ -79,6 +81,10 @@ def _fault_of(fault: HttpProcessingError) -> BadRequest:
             f"The request's head has a line that is too long: its method and URL, and each of its headers, may have at"
             f" most {MAX_LINE} bytes. Send less, or send it in the body."
         )
+    if isinstance(fault, ContentEncodingError):
+        return BadRequest("The body's Content-Encoding is not read here: send it as gzip, deflate, or as it is.")
+    if HTTP_2 in said:
+        return BadRequest("This port is HTTP/1.1, not HTTP/2: ask by HTTP/1.1.")
     if TLS in said:
         return BadRequest("This port is HTTP, not HTTPS: ask by http://, or at the address where TLS ends.")
     if "Too many headers" in said:

@@ -97,6 +97,8 @@ GET = "GET /healthz HTTP/1.1\r\nHost: x\r\n"
 BROKEN_HTTP = {
     "no HTTP at all": ("hello\r\n\r\n", "is not HTTP/1.1"),
     "TLS": ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP, not HTTPS"),
+    "HTTP/2": ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1, not HTTP/2"),
+    "a body by brotli": (HEAD + "Content-Encoding: br\r\nContent-Length: 2\r\n\r\n{}", "gzip, deflate"),
     "a made-up method": ("BREW / HTTP/1.1\r\nHost: x\r\n\r\n", "is not HTTP/1.1"),
     "a path with a blank": ("GET / a HTTP/1.1\r\nHost: x\r\n\r\n", "is not HTTP/1.1"),
     "a port of letters": ("GET http://x:y/ HTTP/1.1\r\nHost: x\r\n\r\n", "is not HTTP/1.1"),
