@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli import show
+from daemon.cli import show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.exits import Exit, Told
 from daemon.dev import card
@@ -123,16 +123,16 @@ def _read(file: Path) -> list[dict[str, Any]]:
         with click.open_file(str(file), encoding="utf-8") as opened:
             text = opened.read()
     except (OSError, ValueError) as fault:
-        raise Told(f"{file} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
+        raise Told(f"{typed.named(file)} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
     words = []
     for number, said in enumerate(_documents(text), 1):
         if not isinstance(said, dict) or said.get("decision") not in ("approve", "reject"):
             hint = 'Each is {"run_id": …, "step_id": …, "decision": "approve" or "reject", "digest": …}.'
-            message = f"{file}: number {number} is no decision."
+            message = f"{typed.named(file)}: number {number} is no decision."
             raise Told(message, exit_code=Exit.INVALID, code="bad_file", hint=hint)
         words.append({name: said[name] for name in _SAID if said.get(name) is not None})
     if not words:
-        raise Told(f"{file} names no decision.", exit_code=Exit.INVALID, code="bad_file")
+        raise Told(f"{typed.named(file)} names no decision.", exit_code=Exit.INVALID, code="bad_file")
     return words
 
 
@@ -140,7 +140,7 @@ def _documents(text: str) -> Sequence[Any]:
     """The items of one document, or one of each line; a line that is no JSON is an item that is nothing."""
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [_line(line) for line in text.splitlines() if line.strip()]
     if isinstance(whole, dict) and isinstance(whole.get("items"), list):
         return list(whole["items"])
@@ -150,5 +150,5 @@ def _documents(text: str) -> Sequence[Any]:
 def _line(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli import show
+from daemon.cli import show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.decide import (
     asks,
@@ -168,14 +168,14 @@ def _read(file: Path) -> dict[str, Any]:
         with click.open_file(str(file), encoding="utf-8") as opened:
             text = opened.read()
     except (OSError, ValueError) as fault:
-        raise Told(f"{file} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
-    return _object(text, str(file))
+        raise Told(f"{typed.named(file)} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
+    return _object(text, typed.named(file))
 
 
 def _object(text: str, what: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise Told(f"{what} is no JSON: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
     if not isinstance(given, dict):
         hint = 'The arguments of a call are an object: {"name": value}.'

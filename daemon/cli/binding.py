@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from daemon.cli import show
+from daemon.cli import show, typed
 from daemon.cli.connection import Connection, talking
 from daemon.cli.decide import segment
 from daemon.cli.exits import Exit, Told
@@ -115,14 +115,14 @@ def _read(file: Path, owner: str | None) -> Iterator[Wanted]:
         with click.open_file(str(file), encoding="utf-8") as opened:
             lines = opened.read().splitlines()
     except (OSError, ValueError) as fault:
-        raise Told(f"{file} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
+        raise Told(f"{typed.named(file)} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
     for number, text in enumerate(lines, 1):
         if not text.strip() or text.startswith("#") or text.replace(" ", "") == "agent_id,owner":
             continue
         found = _line(text)
         if found is None or not (found[0] and (found[1] or owner)):
             hint = 'A line is `agent,owner`, `agent` alone with --owner, or {"agent_id": …, "owner": …}.'
-            message = f"{file}, line {number}: {show.plain(text[:80])} names no agent with an owner."
+            message = f"{typed.named(file)}, line {number}: {show.plain(text[:80])} names no agent with an owner."
             raise Told(message, exit_code=Exit.INVALID, code="bad_file", hint=hint)
         yield Wanted(found[0], found[1] or owner or "")
 
@@ -132,11 +132,14 @@ def _line(text: str) -> tuple[str, str] | None:
     if text.lstrip().startswith("{"):
         try:
             said = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         pair = said.get("agent_id"), said.get("owner") or ""
         return pair if all(isinstance(one, str) for one in pair) else None
-    fields = [field.strip() for field in next(csv.reader([text]), [])]
+    try:
+        fields = [field.strip() for field in next(csv.reader([text]), [])]
+    except csv.Error:  # NUL, or a field of more than 128 KiB
+        return None
     return (fields[0], fields[1] if len(fields) == 2 else "") if len(fields) in (1, 2) else None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from daemon.cli import typed
 from daemon.cli.exits import Exit, Told
 
 
@@ -40,7 +41,7 @@ class Document:
             f"line {line}{f', {place}' if place else ''}: {message}"
             for line, place, (_, message) in zip(lines, places, fault.faults, strict=True)
         ]
-        message = "\n  ".join((f"{self.file} is no valid workflow:", *said))
+        message = "\n  ".join((f"{typed.named(self.file)} is no valid workflow:", *said))
         return Told(message, exit_code=Exit(fault.exit_code), code=fault.code, hint=fault.hint, faults=fault.faults)
 
 
@@ -63,7 +64,9 @@ def read(file: Path) -> Document:
 def bad(file: Path, why: str) -> Told:
     """What is told of a file that holds no workflow at all."""
     hint = "A workflow is YAML or JSON with a title and steps; docs/cli.md has one to begin with."
-    return Told(f"{file} cannot be read as a workflow: {why}", exit_code=Exit.INVALID, code="bad_file", hint=hint)
+    return Told(
+        f"{typed.named(file)} cannot be read as a workflow: {why}", exit_code=Exit.INVALID, code="bad_file", hint=hint
+    )
 
 
 def _yaml(file: Path, text: str) -> Any:

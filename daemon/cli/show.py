@@ -35,7 +35,13 @@ def plain(value: object) -> str:
     """A value on one line, without control characters."""
     from daemon.dev.story import clean
 
-    text = {None: "", True: "yes", False: "no"}.get(value, str(value)) if value in (None, True, False) else str(value)
+    match value:
+        case None:
+            text = ""
+        case bool():
+            text = "yes" if value else "no"
+        case _:
+            text = str(value)
     return clean(text).replace("\n", " ").replace("\t", " ")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,11 @@ def key(_ctx: click.Context, _option: click.Parameter, typed: str | None) -> str
     if typed is not None and not _KEY.fullmatch(typed):
         raise click.BadParameter("1 to 255 letters, digits and signs of ASCII; no space, no line break")
     return typed
+
+
+def named(file: Path) -> str:
+    """A file as it is told of."""
+    return "standard input" if str(file) == "-" else str(file)
 
 
 def base_url(text: str) -> str:

@@ -121,6 +121,23 @@ def test_a_token_that_can_be_none_is_told_with_where_it_stands() -> None:
         assert error["detail"].startswith(f"{place} has a character that no token has")
 
 
+DEEP = "[" * 100_000
+READERS = {
+    "a workflow": ("workflow", "apply", "-"),
+    "arguments": ("run", "edit", "R", "--step", "s", "--arguments", "-"),
+    "decisions": ("approvals", "decide", "--file", "-"),
+    "agents": ("agent", "bind", "--file", "-"),
+}
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"a":' + DEEP, "\ud800", "[1]", '"' + "x" * 200_000, "a,b\x00,c", "a,b,c"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_cannot_be_read_from_standard_input_is_told_so(reader: str, text: str) -> None:
+    given = text.encode(errors="surrogatepass")
+    told = CliRunner().invoke(main, [*READERS[reader], *NOWHERE], input=given)
+    assert (told.exit_code, told.stderr.startswith("Error: standard input")) == (7, True), told.stderr[:500]
+
+
 ODD = b"caf\xe9".decode(errors="surrogateescape")
 """As Python hands over a word whose bytes are no UTF-8."""
 

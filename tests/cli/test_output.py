@@ -47,6 +47,12 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
         assert "No space left on device" in told.stderr
 
 
+@pytest.mark.parametrize(("value", "told"), [(1, "1"), (0, "0"), (2, "2"), (True, "yes"), (False, "no"), (None, "")])
+def test_a_number_is_told_as_one(value: object, told: str) -> None:
+    """To Python 1 is True: the first version of a workflow was listed as "yes"."""
+    assert show.plain(value) == told
+
+
 def test_what_an_encoding_has_not_is_escaped(tmp_path: Path) -> None:
     output = tmp_path / "output"
     url = "http://bücher.😀"
