@@ -12,7 +12,13 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, InvalidURLError, LineTooLong
+from aiohttp.http_exceptions import (
+    ContentEncodingError,
+    HttpProcessingError,
+    InvalidHeader,
+    InvalidURLError,
+    LineTooLong,
+)
 
 from daemon import telemetry
 from daemon.api.gate import OURS, problem
@@ -66,8 +72,10 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What is answered where the application was not asked, or failed beyond its gate. Ends the connection."""
         super().handle_error(request, status, exc, message)  # logs it; raises if an answer had begun
-        fault = _fault_of(exc) if isinstance(exc, HttpProcessingError) else RunwardenError(OURS)
-        telemetry.requests.labels("none", fault.status).inc()
+        fault: RunwardenError = RunwardenError(OURS)
+        if isinstance(exc, HttpProcessingError):
+            fault = _fault_of(exc)
+            telemetry.requests.labels("none", fault.status).inc()  # all others the gate has counted
         answer = problem(fault)
         answer.force_close()
         return answer
@@ -75,7 +83,7 @@ class _Connection(web.RequestHandler):
 
 def _fault_of(fault: HttpProcessingError) -> BadRequest:
     """In our words, and without the bytes that were sent: a token may be among them."""
-    said = fault.message
+    said = fault.message.partition("\n\n")[0]  # the line that was sent follows
     if isinstance(fault, LineTooLong):
         return BadRequest(
             f"The request's head has a line that is too long: its method and URL, and each of its headers, may have at"
@@ -89,9 +97,9 @@ def _fault_of(fault: HttpProcessingError) -> BadRequest:
         return BadRequest("This port is HTTP, not HTTPS: ask by http://, or at the address where TLS ends.")
     if "Too many headers" in said:
         return BadRequest(f"The request has too many headers: it may have at most {MAX_HEADERS}.")
-    why = " ".join(said.partition("\n\n")[0].split())[:MAX_WHY].rstrip(":.")
-    if isinstance(fault, InvalidURLError):
-        why = "its URL cannot be read"
+    why = " ".join(said.split())[:MAX_WHY].rstrip(":.")
+    if isinstance(fault, InvalidURLError | InvalidHeader):
+        why = "its URL cannot be read" if isinstance(fault, InvalidURLError) else "a header cannot be read"
     return BadRequest(f"The request is not HTTP/1.1 as it must be ({why}): send it by an HTTP client.")
 
 

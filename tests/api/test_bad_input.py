@@ -131,6 +131,15 @@ async def test_broken_http_is_a_400_in_our_form_and_the_node_goes_on(
     assert logged == []  # else anybody could fill the log
 
 
+async def test_what_was_sent_is_not_told_again(shared: Stack) -> None:
+    """There may be a token in it."""
+    for sent in (
+        GET + "Authorization: Bearer s3cret\x00\r\n\r\n",
+        "GET /?ticket=s3cret\x7f HTTP/1.1\r\nHost: x\r\n\r\n",
+    ):
+        assert "s3cret" not in str((await _of_bytes(shared, sent)).body)
+
+
 async def test_broken_http_ends_its_connection_and_is_counted(shared: Stack) -> None:
     counted = telemetry.requests.labels("none", 400)
     before = counted.value
