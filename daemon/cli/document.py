@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ class Document:
         places = [path.removeprefix("/spec") if self.flat else path for path, _ in fault.faults]
         lines = _lines(self.text, places)
         said = [
-            f"line {line}{f', {place}' if place else ''}: {message}"
+            f"{', '.join(filter(None, (line, place)))}: {message}"
             for line, place, (_, message) in zip(lines, places, fault.faults, strict=True)
         ]
         message = "\n  ".join((f"{typed.named(self.file)} is no valid workflow:", *said))
@@ -93,20 +92,24 @@ def _yaml(file: Path, text: str) -> Any:
         raise bad(file, str(fault)) from None
 
 
-def _lines(text: str, places: Sequence[str]) -> list[int]:
-    """The line of what stands at each place, or, where nothing does, of what it would stand in. JSON is YAML too."""
+def _lines(text: str, places: Sequence[str]) -> list[str]:
+    """The line of what stands at each place, or, where nothing does, of what it would stand in. JSON is YAML too.
+
+    Empty where YAML cannot read it: JSON may have tabs.
+    """
     import yaml
 
-    node = None
-    with suppress(yaml.YAMLError, RecursionError):  # as with tabs, which JSON may have
+    try:
         node = yaml.compose(text, yaml.SafeLoader)
-    return [_line(node, place) for place in places]
+    except (yaml.YAMLError, RecursionError):
+        return [""] * len(places)
+    return [f"line {_line(node, place)}" for place in places]
 
 
 def _line(node: Any, place: str) -> int:
     import yaml
 
-    mark = node.start_mark if node is not None else None
+    line: int = node.start_mark.line
     for part in place.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         found = None
@@ -116,5 +119,5 @@ def _line(node: Any, place: str) -> int:
             found = (node.value[int(name)],) * 2
         if found is None:
             break
-        mark, node = found[0].start_mark, found[1]
-    return mark.line + 1 if mark is not None else 1
+        line, node = found[0].start_mark.line, found[1]
+    return line + 1

@@ -146,7 +146,7 @@ async def test_what_is_wrong_is_told_with_what_to_do_next(ann: Person) -> None:
         ("# mine\nsteps: []\n", "line 2, /title: is required: what people call the workflow"),
         (f"{SPEC}    aproval_policy: manual\n", "line 12, /steps/1/aproval_policy: is not known here: did you mean"),
         (SPEC.replace("id: second", "id: first"), "line 8, /steps/1/id: step id 'first' is already used by step 0"),
-        ('{"title": "T",\n "spec": {\n\t"steps": [\n\t{}]}}', "/spec/steps/0/id: is required"),
+        ('{"title": "T",\n "spec": {\n\t"steps": [\n\t{}]}}', "workflow:\n  /spec/steps/0/id: is required"),
         ('{"title": "T",\n "spec": {\n "steps": [\n {}]}}', "line 4, /spec/steps/0/id: is required"),
         ("title: T\nspec: {steps: [{id: a}]}\ndescription: 7\n", "line 3, /description: must be text"),
         ("title: T\nsteps: []\nvariables: {x: !!python/object:os.system {}}\n", "cannot be read"),
