@@ -146,7 +146,7 @@ async def test_broken_http_ends_its_connection_and_is_counted(shared: Stack) -> 
     reader, writer = await _connected(shared)
     try:
         writer.write(b"hello\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             answered = await reader.read()
     finally:
         writer.transport.abort()
@@ -158,7 +158,7 @@ async def test_what_is_no_http_after_a_good_request_is_told_so_too(shared: Stack
     reader, writer = await _connected(shared)
     try:
         writer.write(GET.encode() + b"\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await _answer(reader)).status == 200
             writer.write(b"hello\r\n\r\n")
             assert_problem(await _answer(reader), 400, "bad_request", "is not HTTP/1.1")
@@ -175,7 +175,7 @@ async def _of_bytes(shared: Stack, sent: str) -> Answer:
     """What is answered to bytes that may be no HTTP."""
     reader, writer = await _connected(shared)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             writer.write(sent.replace("{token}", shared.headers()["Authorization"]).encode("latin-1"))
             return await _answer(reader)
     finally:
