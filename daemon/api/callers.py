@@ -104,6 +104,7 @@ class Callers:
             scopes=told.scopes,
             groups=told.groups,
             expires_at=int(told.expires_at.timestamp()) if told.expires_at is not None else None,
+            made_by=told.made_by,
         )
 
     async def _write_uses(self) -> None:

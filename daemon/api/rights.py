@@ -19,7 +19,7 @@ from daemon.api.refusals import attempted
 from daemon.api.runs import missing_run
 from daemon.auth.access import ground_of
 from daemon.errors import Forbidden
-from daemon.machine.approval import who_may_not
+from daemon.machine.approval import Starter, who_may_not
 from daemon.machine.commands import CommandKind
 from daemon.machine.spec import StepSpec
 from daemon.store.meant import About
@@ -49,17 +49,17 @@ async def weigh(request: web.Request, words: Sequence[About]) -> list[Weighed | 
         if one is None or step is None:
             found.append(None)
             continue
-        call, user_id = step.tool_config, one.head.user_id
+        call, starter = step.tool_config, Starter(one.head.user_id, one.token_maker)
         ground = ground_of(  # whether the run may make the call is not asked here
             stands.agents[call.agent_id],
             call.tool_name,
-            user_id=user_id,
+            user_id=starter.user_id,
             groups=(),
             admin=False,
             now_ms=stands.now_ms,
             policies=stands.policies,
         )
-        forbids = who_may_not(step.terms, ground, user_id=user_id, by=caller.user_id, groups=groups)
+        forbids = who_may_not(step.terms, ground, starter=starter, by=caller.user_id, groups=groups)
         found.append(Weighed(one.head, call.agent_id, forbids))
     return found
 

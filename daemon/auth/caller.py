@@ -26,6 +26,8 @@ class Caller:
     groups: frozenset[str] = frozenset()
     via: str | None = None
     """The service token that spoke for them, as ``token:<id>``; None for a token of their own."""
+    token_maker: str | None = None
+    """Who made that service token; a ticket, which starts nothing, does not tell."""
 
     @property
     def admin(self) -> bool:

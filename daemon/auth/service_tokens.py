@@ -53,10 +53,23 @@ def check_maker(caller: Caller, *, user_id: str, scopes: Collection[Role]) -> No
 
 
 def bearer_of(
-    *, token_id: UUID, user_id: str, scopes: Collection[Role], groups: Collection[str], expires_at: int | None
+    *,
+    token_id: UUID,
+    user_id: str,
+    scopes: Collection[Role],
+    groups: Collection[str],
+    expires_at: int | None,
+    made_by: str,
 ) -> Caller:
     """The caller that a service token is: the user it speaks for, with its scopes for roles; each of them reads."""
-    return Caller(user_id, expires_at, frozenset(scopes) | {"viewer"}, frozenset(groups), f"{_VIA}{token_id}")
+    return Caller(
+        user_id,
+        expires_at,
+        frozenset(scopes) | {"viewer"},
+        frozenset(groups),
+        via=f"{_VIA}{token_id}",
+        token_maker=made_by,
+    )
 
 
 def token_id_of(via: str | None) -> UUID | None:

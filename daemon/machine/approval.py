@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import rfc8785
@@ -22,6 +22,13 @@ from daemon.machine.spec import MAX_EXACT, ApprovalSpec, StepSpec
 
 RevisionState = Literal["open", "approved", "rejected", "expired", "superseded", "voided", "closed"]
 """``superseded`` by an edit; ``voided``, since what was approved is not what would be done; ``closed`` with its run."""
+
+
+class Starter(NamedTuple):
+    """Who started a run: the user whose it is, and who made the service token that spoke for them, if one did."""
+
+    user_id: str
+    token_maker: str | None = None
 
 
 class Vote(Struct, frozen=True, kw_only=True, gc=False):
@@ -213,30 +220,41 @@ def needs_digest(terms: ApprovalSpec, traits: Traits) -> bool:
     return terms.quorum > 1 or terms.allow_edit or traits.risk == "high"
 
 
-def who_may_not(terms: ApprovalSpec, ground: Ground, *, user_id: str, by: str, groups: tuple[str, ...]) -> str | None:
-    """Why this person may not decide, as a sentence; None: they may. ``user_id`` is the run's user.
+_ITS_MAKER = (
+    "You made the service token that started the run, so you count as who started it and may not approve this step:"
+    " somebody else must. Let tokens for such runs be made by an admin who is not asked about them."
+)
+
+
+def who_may_not(
+    terms: ApprovalSpec, ground: Ground, *, starter: Starter, by: str, groups: tuple[str, ...]
+) -> str | None:
+    """Why this person may not decide, as a sentence; None: they may.
 
     Those named in ``approvers``; if none, the run's user. Where policy requires approval: the agent's owner and whom
-    they let approve, and ``approvers`` can only narrow that.
+    they let approve, and ``approvers`` can only narrow that. ``forbid_self`` is about the token's maker too: else who
+    may make tokens for others would approve what they started in another's name.
     """
     mine: set[Subject] = {f"user:{by}", *(f"group:{group}" for group in groups)}
-    if terms.forbid_self and by == user_id:
+    if terms.forbid_self and by == starter.user_id:
         return "Whoever started the run may not approve this step: somebody else must."
+    if terms.forbid_self and by == starter.token_maker:
+        return _ITS_MAKER
     if ground.traits.requires_approval and not mine & ground.deciders:
         return "Policy requires approval of this tool by the agent's owner, or by whom they let approve."
     if terms.approvers:
         return None if mine & set(terms.approvers) else "The step names its approvers, and you are none of them."
-    if not ground.traits.requires_approval and by != user_id:
+    if not ground.traits.requires_approval and by != starter.user_id:
         return "Only whoever started the run may decide on this step."
     return None
 
 
-def stands(revision: Revision, step: StepSpec, ground: Ground, user_id: str) -> str | None:
+def stands(revision: Revision, step: StepSpec, ground: Ground, starter: Starter) -> str | None:
     """Why an approved revision counts no more, as a sentence; None: the verdict on the call is what it was."""
     worse = became_worse(revision, step, ground)
     if worse is not None:
         return worse
-    if len(valid_votes(revision, step.terms, ground, user_id)) < step.terms.quorum:
+    if len(valid_votes(revision, step.terms, ground, starter)) < step.terms.quorum:
         return "Not all who approved it may do so any more."
     return None
 
@@ -265,12 +283,12 @@ def became_worse(revision: Revision, step: StepSpec, ground: Ground) -> str | No
     return None
 
 
-def valid_votes(revision: Revision, terms: ApprovalSpec, ground: Ground, user_id: str) -> tuple[Vote, ...]:
+def valid_votes(revision: Revision, terms: ApprovalSpec, ground: Ground, starter: Starter) -> tuple[Vote, ...]:
     """The votes of those who may still decide, one of each person: of several, said under several groups, the last."""
     standing = {
         vote.by: vote
         for vote in revision.votes
-        if who_may_not(terms, ground, user_id=user_id, by=vote.by, groups=vote.who.groups) is None
+        if who_may_not(terms, ground, starter=starter, by=vote.by, groups=vote.who.groups) is None
     }
     return tuple(standing.values())
 

@@ -136,7 +136,7 @@ def _vote(run: Run, command: Command, now: int, facts: Facts) -> Decision:
     if command.digest is None and needs_digest(terms, revision.traits):
         message = "Name the digest of what you saw: it stands in the approval and in step.paused."
         return Decision(refusal=Refusal("digest_required", message))
-    standing = valid_votes(revision, terms, asked.ground, run.user_id)
+    standing = valid_votes(revision, terms, asked.ground, run.starter)
     people = {vote.by for vote in standing} | {command.issued_by}
     if len(people) == len(standing) < terms.quorum:
         return Decision()  # said already
@@ -152,7 +152,7 @@ def _forbidden(run: Run, command: Command, facts: Facts, *, votes: bool) -> Refu
     ground = facts.grounds.of(step.tool_config.agent_id, step.tool_config.tool_name)
     if ground is None:
         return None
-    forbids = who_may_not(step.terms, ground, user_id=run.user_id, by=command.issued_by, groups=command.who.groups)
+    forbids = who_may_not(step.terms, ground, starter=run.starter, by=command.issued_by, groups=command.who.groups)
     if forbids is None and votes and step.terms.forbid_self and revision is not None:
         forbids = _ITS_EDITOR if revision.edited_by == command.issued_by else None
     return None if forbids is None else Refusal(NOT_AN_APPROVER, forbids)

@@ -270,7 +270,7 @@ def _forbids(run: Run, ground: Ground, now: int) -> Sequence[Event]:
             return (StepPaused(step_index=index, paused_reason="awaiting_approval", revision=revision),)
         if revision is None or revision.state != "approved":
             return (_asks(run, ground, now),)
-        voids = _spent(run, revision, ground) or stands(revision, step, ground, run.user_id)
+        voids = _spent(run, revision, ground) or stands(revision, step, ground, run.starter)
         if voids is not None:
             return (_asks(run, ground, now, voids),)
     return () if ground.held is None else (_held(run, ground.held),)

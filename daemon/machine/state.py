@@ -15,7 +15,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from daemon.machine.approval import Revision
+from daemon.machine.approval import Revision, Starter
 from daemon.machine.commands import Epoch, Mark, ReqId, RunId
 from daemon.machine.events import PausedReason
 from daemon.machine.ground import Risk
@@ -169,6 +169,12 @@ class Run(Struct, frozen=True, kw_only=True, gc=False):
     groups: tuple[str, ...] = ()
     """As whom it acts beside its user: the groups of the token that created it, and whether that was an admin's."""
     admin: bool = False
+    token_maker: str | None = None
+    """Who made the service token that it was created with; None of a token that nobody made here."""
+
+    @property
+    def starter(self) -> Starter:
+        return Starter(self.user_id, self.token_maker)
 
     @property
     def approval(self) -> Revision | None:
@@ -219,6 +225,7 @@ def new_run(
     last_at: int = 0,
     groups: tuple[str, ...] = (),
     admin: bool = False,
+    token_maker: str | None = None,
 ) -> Run:
     """A run to which nothing has happened yet."""
     return Run(
@@ -231,6 +238,7 @@ def new_run(
         last_at=last_at,
         groups=groups,
         admin=admin,
+        token_maker=token_maker,
     )
 
 

@@ -56,6 +56,7 @@ def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any],
         spec=_spec(row["snapshot"]),
         groups=tuple(principal.get("groups", ())),
         admin=principal.get("admin", False),
+        token_maker=principal.get("token_maker"),
     )
     states = list(fresh.steps)
     for index, *step in steps:

@@ -12,11 +12,11 @@ from daemon.store.pool import Pool, reading
 from daemon.store.runs import HEAD_COLUMNS, RunHead, head_of
 
 _MEANT = f"""
-SELECT said.number - 1 AS place, meant.step::text AS step, {HEAD_COLUMNS}
+SELECT said.number - 1 AS place, meant.step::text AS step, meant.token_maker, {HEAD_COLUMNS}
 FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS said (run_id, step_id, number)
 JOIN workflow_runs r ON r.id = said.run_id AND (r.user_id = $3 OR $4 OR asked_to_decide(r.id, $5::text[]))
 CROSS JOIN LATERAL (
-    SELECT one.step FROM workflow_run_specs s
+    SELECT one.step, s.principal ->> 'token_maker' AS token_maker FROM workflow_run_specs s
         CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') WITH ORDINALITY AS one (step, number)
     WHERE s.run_id = r.id
     ORDER BY one.step ->> 'id' = said.step_id DESC, one.number - 1 = r.current_step_index DESC, one.number DESC LIMIT 1
@@ -37,6 +37,8 @@ class Meant:
 
     head: RunHead
     step: str
+    token_maker: str | None
+    """Who made the service token that the run was created with."""
 
 
 class Meanings:
@@ -51,5 +53,5 @@ class Meanings:
         reader = (by.user_id, by.admin, sorted(by.subjects))
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_MEANT, run_ids, step_ids, *reader)
-        found = {row["place"]: Meant(head_of(row), row["step"]) for row in rows}
+        found = {row["place"]: Meant(head_of(row), row["step"], row["token_maker"]) for row in rows}
         return [found.get(place) for place in range(len(words))]

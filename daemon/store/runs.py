@@ -249,7 +249,9 @@ class Runs:
 
         ``permit`` is asked about exactly that spec, and raises to refuse; a refused request leaves its key free.
         """
-        principal = orjson.dumps({"groups": sorted(caller.groups), "admin": caller.admin}).decode()
+        acts_as = {"groups": sorted(caller.groups), "admin": caller.admin}
+        made = {} if caller.token_maker is None else {"token_maker": caller.token_maker}
+        principal = orjson.dumps(acts_as | made).decode()
         start = (command_id, origin.actor, kept(origin))
         given = (run_id, workflow_id, caller.user_id, nonce, *start, principal)
         async with writing(self._pool, once) as connection:

@@ -102,13 +102,13 @@ class Case:
         run = await self.until(run_id, "paused", "awaiting_approval")
         return run_id, run["steps_state"]["a"]["approval"]
 
-    async def until(self, run_id: str, status: str, reason: str | None = None) -> Any:
+    async def until(self, run_id: str, status: str, reason: str | None = None, *, sub: str = "ann") -> Any:
         """The run, once it is this."""
         seen: Any = None
 
         async def there() -> Any:
             nonlocal seen
-            seen = await self.stack.run(run_id, sub="ann")
+            seen = await self.stack.run(run_id, sub=sub)
             return seen if (seen["status"], seen["paused_reason"]) == (status, reason) else None
 
         try:

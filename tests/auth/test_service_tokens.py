@@ -54,8 +54,10 @@ def test_nobody_makes_a_token_that_may_more_than_they(
 
 def test_a_bearer_is_its_user_within_its_scopes() -> None:
     token_id = uuid4()
-    caller = bearer_of(token_id=token_id, user_id="ci", scopes=["operator"], groups=["ops"], expires_at=7)
-    assert caller == Caller("ci", 7, frozenset({"viewer", "operator"}), frozenset({"ops"}), f"token:{token_id}")
+    caller = bearer_of(
+        token_id=token_id, user_id="ci", scopes=["operator"], groups=["ops"], expires_at=7, made_by="root"
+    )
+    assert caller == Caller("ci", 7, frozenset({"viewer", "operator"}), frozenset({"ops"}), f"token:{token_id}", "root")
     assert token_id_of(caller.via) == token_id
     assert token_id_of(None) is None
 

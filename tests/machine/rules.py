@@ -85,10 +85,12 @@ def digest(*, agent: str, tool: str, schema: str | None, arguments: Mapping[str,
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def may_decide(terms: Mapping[str, Any], now: Standing, by: str, groups: Sequence[str]) -> bool:
+def may_decide(
+    terms: Mapping[str, Any], now: Standing, by: str, groups: Sequence[str], token_maker: str | None = None
+) -> bool:
     mine = {f"user:{by}", *(f"group:{group}" for group in groups)}
     named = set(terms.get("approvers", ()))
-    if terms.get("forbid_self") and by == OWNER:
+    if terms.get("forbid_self") and by in (OWNER, token_maker):
         return False
     if now.requires:
         return bool(mine & now.deciders) and (not named or bool(mine & named))
@@ -107,14 +109,21 @@ class Watched(Story):
     """A story of steps with these terms (None: no approval asked), whose every owed call is judged."""
 
     def __init__(
-        self, terms: Sequence[Mapping[str, Any] | None], steps: Sequence[dict[str, Any]], standing: Standing
+        self,
+        terms: Sequence[Mapping[str, Any] | None],
+        steps: Sequence[dict[str, Any]],
+        standing: Standing,
+        token_maker: str | None = None,
     ) -> None:
         self.terms = terms
         self.standing = standing
         self.book = Book()
         self.judged: set[tuple[str, int]] = set()
         super().__init__(
-            workflow=spec(*steps), user=OWNER, grounds=Said(lambda agent_id, tool_name: self.standing.ground())
+            workflow=spec(*steps),
+            user=OWNER,
+            token_maker=token_maker,
+            grounds=Said(lambda agent_id, tool_name: self.standing.ground()),
         )
 
     def turn(self, letters: Sequence[Letter] = (), commands: Sequence[Command] = ()) -> list[Refusal | None]:
@@ -169,7 +178,7 @@ class Watched(Story):
         agreed = {
             yes.by
             for yes in self.book.said[place]
-            if may_decide(terms, now, yes.by, yes.groups)
+            if may_decide(terms, now, yes.by, yes.groups, self.run.token_maker)
             and (yes.digest == exactly or (yes.digest is None and not strict))
             and not (yes.bare and (strict or terms.get("forbid_self")))
             and not (terms.get("forbid_self") and yes.by == frozen.editor)

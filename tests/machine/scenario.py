@@ -141,6 +141,7 @@ class Story:
         run_id: RunId = RUN_ID,
         nonce: bytes = NONCE,
         user: str = "ann",
+        token_maker: str | None = None,
         at: int = START,
         limits: Limits | None = None,
         listening: bool = True,
@@ -165,6 +166,7 @@ class Story:
             nonce=nonce,
             spec=workflow or spec(*steps),
             last_at=at,
+            token_maker=token_maker,
         )
         self.newborn: Run = self.run
         self.log: list[tuple[int, Event]] = []

@@ -16,6 +16,7 @@ import pytest
 
 from daemon.machine import approval, decide_approval, effects, settle
 from daemon.machine.commands import Who
+from daemon.machine.state import Run
 from tests.machine.rules import ORDER, OWNER, Standing, Unapproved, Watched
 from tests.machine.scenario import step
 
@@ -115,7 +116,7 @@ def told(chance: Random) -> Watched:
         step(f"s{index}", manual=terms is not None, goes_on=index == 0, **(terms or {}))
         for index, terms in enumerate(shape)
     ]
-    story = Watched(shape, steps, some_standing(chance))
+    story = Watched(shape, steps, some_standing(chance), chance.choice([None, "bob"]))
     for act in chance.choices(list(ACTS), list(ACTS.values()), k=chance.randint(5, 25)):
         if not story.run.terminal:
             act(story, chance)
@@ -152,6 +153,9 @@ def both(patch: pytest.MonkeyPatch, name: str, other: Any) -> None:
 REAL_VOTES = approval.valid_votes
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "anybody may": lambda patch: both(patch, "who_may_not", lambda *_, **__: None),
+    "a token's maker did not start the run": lambda patch: patch.setattr(
+        Run, "starter", property(lambda run: approval.Starter(run.user_id))
+    ),
     "whoever could vote once may for ever": lambda patch: both(patch, "valid_votes", lambda one, *_: one.votes),
     "one voice is enough": lambda patch: (
         patch.setattr(decide_approval, "StepVoted", decide_approval.StepApproved),

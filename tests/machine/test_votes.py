@@ -14,6 +14,16 @@ def decided_by(*groups: str) -> Said:
     return Said(lambda agent_id, tool_name: Ground(traits=Traits(requires_approval=True), deciders=deciders))
 
 
+def test_who_made_the_token_that_started_the_run_counts_as_who_started_it() -> None:
+    terms = {"approvers": ["user:ghost", "user:root", "user:ned"], "forbid_self": True, "quorum": 1}
+    story = Story(step("a", manual=True, **terms), user="ghost", token_maker="root")
+    for by in ("ghost", "root"):
+        refused = story.say("approve", by=by)
+        assert refused is not None, by
+        assert refused.code == "not_an_approver"
+    assert story.say("approve", by="ned") is None
+
+
 def test_nobody_counts_twice_however_their_groups_change() -> None:
     """A vote that did not count any more, given anew by another group of the same person, and then both count again."""
     story = Story(step("a", manual=True, quorum=3), grounds=decided_by("reviewers"))

@@ -80,6 +80,7 @@ def new_run_like(run: Run) -> Run:
         spec=run.spec,
         groups=run.groups,
         admin=run.admin,
+        token_maker=run.token_maker,
     )
 
 

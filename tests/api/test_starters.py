@@ -1,0 +1,126 @@
+"""``forbid_self`` is about all who started the run: its user, and who made the service token that spoke for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daemon.api import rights
+from tests.api.case import Case, outcome
+from tests.api.test_inbox import who_sees
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+FORBIDDEN = (403, "not_an_approver")
+NAMED = {"approvers": ["user:root", "user:ned"], "forbid_self": True}
+
+
+async def with_token(case: Case, maker: str, user_id: str) -> str:
+    """As whom to ask with a token to start runs, made by ``maker`` for ``user_id``, who may use the agent."""
+    if (user_id, "use") not in case.grants:
+        await case.grant(user_id, "use")
+    body = {"name": "robot", "scopes": ["operator"]} | ({"user_id": user_id} if user_id != maker else {})
+    name = f"token of {maker} for {user_id}"
+    case.stack.tokens[name] = (await case.ok("POST", "/v1/service-tokens", maker, body))["token"]
+    return name
+
+
+async def waiting(case: Case, sub: str, **terms: Any) -> tuple[str, Any]:
+    """A run that this caller started, which waits, and its approval."""
+    run_id = await case.stack.start(case.manual(**terms), sub=sub)
+    run = await case.until(run_id, "paused", "awaiting_approval", sub=sub)
+    return run_id, run["steps_state"]["a"]["approval"]
+
+
+async def test_whoever_made_the_token_of_a_run_decides_nothing_of_it_and_is_told_who_does(case: Case) -> None:
+    run_id, approval = await waiting(case, await with_token(case, "root", "ghost"), **NAMED, allow_edit=True)
+    digest = {"digest": approval["digest"]}
+    for verb, said in (("approve", digest), ("reject", {}), ("edit", {"arguments": {"n": 2}}), ("approve", {})):
+        refused = await case.say(run_id, verb, "root", **said)
+        assert outcome(refused) == FORBIDDEN, verb
+        assert "You made the service token" in refused.body["detail"]
+        assert "somebody else must" in refused.body["detail"]
+    items = [{"run_id": run_id, "step_id": "a", "decision": "approve", **digest}]
+    (told,) = (await case.ok("POST", "/v1/approvals/decide", "root", {"items": items}))["items"]
+    assert (told["outcome"], told["code"]) == ("refused", "not_an_approver")
+    assert outcome(await case.say(run_id, "resume", "root")) == (409, "use_approve")
+    assert (await case.say(run_id, "approve", "ned", **digest)).status == 200
+    await case.until(run_id, "completed", sub="root")
+
+
+async def test_what_one_may_not_decide_is_not_in_ones_inbox(case: Case) -> None:
+    theirs, _ = await waiting(case, await with_token(case, "root", "ghost"), **NAMED)
+    others, _ = await waiting(case, "ann", **NAMED)
+    assert await who_sees(case, theirs) == {"ned"}
+    assert await who_sees(case, others) == {"ned", "root"}
+
+
+async def test_the_actor_goes_by_the_same_rule_also_where_it_reads_the_run_anew(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, _ = await waiting(case, await with_token(case, "root", "ghost"), **NAMED)
+    await case.passive(run_id)
+    monkeypatch.setattr(rights, "who_may_not", lambda *_, **__: None)  # the door stands open
+    refused = await case.say(run_id, "approve", "root")
+    assert outcome(refused) == FORBIDDEN
+    assert "You made the service token" in refused.body["detail"]
+    assert (await case.say(run_id, "approve", "ned")).status == 200
+
+
+async def test_a_quorum_is_of_people_who_did_not_start_it(case: Case) -> None:
+    terms = {"approvers": ["user:root", "user:ned", "user:ada"], "forbid_self": True, "quorum": 2}
+    run_id, approval = await waiting(case, await with_token(case, "root", "ghost"), **terms)
+    assert (await case.say(run_id, "approve", "ned", digest=approval["digest"])).status == 200
+    assert outcome(await case.say(run_id, "approve", "root", digest=approval["digest"])) == FORBIDDEN
+    assert (await case.say(run_id, "approve", "ada", digest=approval["digest"])).status == 200
+    await case.until(run_id, "completed", sub="root")
+
+
+async def test_it_is_the_run_that_counts_however_often_its_step_is_tried_again(case: Case) -> None:
+    robot = await with_token(case, "root", "ghost")
+    terms = {**NAMED, "allow_edit": True}
+    run_id = await case.stack.start(case.manual("failing", **terms), sub=robot)
+    for _ in range(2):
+        run = await case.until(run_id, "paused", "awaiting_approval", sub=robot)
+        digest = run["steps_state"]["a"]["approval"]["digest"]
+        assert outcome(await case.say(run_id, "approve", "root", digest=digest)) == FORBIDDEN
+        assert (await case.say(run_id, "approve", "ned", digest=digest)).status == 200
+        await case.until(run_id, "paused", "step_failed", sub=robot)
+        assert (await case.stack.decide(run_id, "resume", {}, sub="root")).status == 200
+
+
+async def test_a_token_of_ones_own_has_no_other_starter_and_neither_has_a_token_of_the_identity_provider(
+    case: Case,
+) -> None:
+    terms = {"approvers": ["user:ann", "user:root", "user:ned"], "forbid_self": True}
+    for sub in (await with_token(case, "ann", "ann"), "ann"):
+        run_id, _ = await waiting(case, sub, **terms)
+        assert outcome(await case.say(run_id, "approve", "ann")) == FORBIDDEN
+        assert (await case.say(run_id, "approve", "root")).status == 200
+
+
+async def test_only_forbid_self_asks_who_made_the_token(case: Case) -> None:
+    """And a token's maker is no more than that: where whoever started the run decides, it is its user."""
+    robot = await with_token(case, "root", "ghost")
+    run_id, _ = await waiting(case, robot, approvers=["user:root"])
+    assert (await case.say(run_id, "approve", "root")).status == 200
+    run_id, _ = await waiting(case, robot)
+    assert outcome(await case.say(run_id, "approve", "root")) == FORBIDDEN
+
+
+async def test_a_run_from_before_makers_were_kept_is_decided_as_before(case: Case) -> None:
+    run_id, _ = await waiting(case, await with_token(case, "root", "ghost"), **NAMED)
+    await case.passive(run_id)
+    older = """UPDATE workflow_run_specs SET principal = (principal::jsonb - 'token_maker')::json
+        WHERE run_id = $1::text::uuid AND principal ->> 'token_maker' = 'root' RETURNING 1"""
+    assert await case.stack.sql(older, run_id), "it was kept"
+    assert await who_sees(case, run_id) == {"ned", "root"}
+    assert (await case.say(run_id, "approve", "root")).status == 200
+
+
+async def test_it_is_who_made_the_token_whatever_became_of_it(case: Case) -> None:
+    run_id, _ = await waiting(case, await with_token(case, "root", "ghost"), **NAMED)
+    newest, *_ = (await case.ok("GET", "/v1/service-tokens?all=true", "root"))["items"]
+    assert newest["user_id"] == "ghost"
+    await case.ok("DELETE", f"/v1/service-tokens/{newest['token_id']}", "root")
+    assert outcome(await case.say(run_id, "approve", "root")) == FORBIDDEN
