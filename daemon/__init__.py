@@ -99,7 +99,8 @@ Who may do what is changed by people while runs go on, so it is asked as late as
 What waits for approval is a *revision*: the call, frozen, with a digest over its canonical JSON. Votes belong to it; an
 edit, or a verdict on this call that has become stricter, makes the next one, and nobody has voted on that. Whether
 votes count is asked by today's grants, each time. A person's word is a command like any other; ``decide_approval``
-weighs it.
+weighs it, by the time at which it was written down: one that was on disk before the approval expired counts, so whoever
+is about to say that it has expired reads the commands first (``host``).
 
 Tables: ``agent_bindings``, ``agent_grants``, ``tool_policies``, ``holds``; ``workflow_run_approvals``, a row for each
 revision, for ever; ``workflow_run_specs.principal``; ``audit_log``, which nobody rewrites. Each is written in the

@@ -56,6 +56,8 @@ class Command(Struct, frozen=True, kw_only=True, gc=False):
     arguments: str | None = None
     """JSON text: what an ``edit`` puts in the place of the call's arguments."""
     who: Who = Who()
+    at: Millis | None = None
+    """When it was written down; None: nobody knows, so it counts from when it is decided."""
 
 
 class Mark(Struct, frozen=True, gc=False):

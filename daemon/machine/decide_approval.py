@@ -169,7 +169,8 @@ def _asked(run: Run, command: Command, now: int, facts: Facts, *, votes: bool) -
         return Refusal("pause_changed", "What exactly waits for approval is only being found out. Read the run again.")
     if command.digest is not None and command.digest != revision.digest:
         return Refusal("digest_mismatch", "The call that waits is not the one whose digest you name. Read it again.")
-    if revision.expires_at is not None and now >= revision.expires_at:
+    said_at = now if command.at is None else min(command.at, now)  # it may have lain there while nobody looked
+    if revision.expires_at is not None and said_at >= revision.expires_at:
         return Refusal("approval_expired", "It was to be decided earlier than this.")
     return _Asked(step, revision, ground)
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from daemon import telemetry
 from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.machine.commands import Command, CommandId, Entry, Urgency
+from daemon.machine.effects import approval_expires_at
 from daemon.machine.needs import Facts, needs
 from daemon.machine.record import Outcomes
 from daemon.machine.state import Limits
@@ -168,7 +169,8 @@ class Host:
                 actor.unread = False
             try:
                 letters = await self._inbox.read([one.id for one in reading]) if reading else {}
-                asking = [actor.id for actor in actors if why[actor] == "c"]
+                looked = self._clock.now()
+                asking = [actor.id for actor in actors if why[actor] == "c" or _expires(actor, by=looked)]
                 commands = await self._claims.open_commands(asking) if asking else {}
             except (FabricUnavailable, StoreUnavailable) as fault:
                 log.warning("turns wait", fault=str(fault))
@@ -188,7 +190,10 @@ class Host:
                     actor.rung, actor.unread = actor.rung or "h", True
                 mail, actor.mail = actor.mail, []
                 # What lay in the inbox came first.
-                self._turn(actor, [*entries, *mail] if entries else mail, commands.get(actor.id, []), all_heard=heard)
+                now = self._clock.now()
+                if _expires(actor, by=now):  # what was said before that and not read yet counts: the next turn has it
+                    now = min(now, looked)
+                self._turn(actor, [*entries, *mail] if entries else mail, commands.get(actor.id, []), now, heard)
 
     def look_again(self) -> None:
         """Grants, policies or holds have changed: runs that a hold keeps may go on.
@@ -199,7 +204,9 @@ class Host:
             if actor.busy or actor.run.paused_reason == "held":
                 self._residents.ring_here(actor, "h")
 
-    def _turn(self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], *, all_heard: bool) -> None:
+    def _turn(
+        self, actor: Actor, letters: Sequence[Entry], commands: Sequence[Command], now: int, all_heard: bool
+    ) -> None:
         telemetry.turns.inc()
         facts = Facts(
             epoch=actor.epoch,
@@ -212,7 +219,7 @@ class Host:
         )
         letters, commands = self._cautiously(actor, letters, commands)
         try:
-            turn = actor.turn(letters, commands, self._clock.now(), facts)
+            turn = actor.turn(letters, commands, now, facts)
         except Exception as fault:  # noqa: BLE001 - one run's defect must not stop its neighbours
             self._failed(actor, letters, commands, facts, fault)
             return
@@ -381,3 +388,10 @@ class Host:
         # Before any call no letter can come: only a person can move a run that waits, so it does not linger.
         uncalled = actor.run.paused_reason == "awaiting_approval" and actor.run.attempt is None
         return uncalled or moment - actor.quiet_since >= self._linger_s
+
+
+def _expires(actor: Actor, *, by: int) -> bool:
+    """Whether what waits for approval has waited too long by then (epoch ms). Its commands are asked for first: a word
+    that was on disk in time counts, though its bell was lost or is still on its way."""
+    expires_at = approval_expires_at(actor.run)
+    return expires_at is not None and by >= expires_at

@@ -105,6 +105,7 @@ def command_of(row: asyncpg.Record) -> Command:
         digest=payload.get("digest"),
         comment=payload.get("comment"),
         arguments=orjson.dumps(payload["arguments"]).decode() if "arguments" in payload else None,
+        at=row["at"],
         who=Who(
             roles=tuple(origin.get("roles", ())),
             groups=tuple(origin.get("groups", ())),

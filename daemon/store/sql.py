@@ -238,7 +238,8 @@ RETURNING r.id
 """
 
 OPEN_COMMANDS = """
-SELECT id, run_id, kind, payload, seen_seq, issued_by, origin FROM workflow_run_commands
+SELECT id, run_id, kind, payload, seen_seq, issued_by, origin,
+    floor(extract(epoch FROM created_at) * 1000)::bigint AS at FROM workflow_run_commands
 WHERE run_id = ANY($1::uuid[]) AND verdict IS NULL ORDER BY run_id, id
 """
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from msgspec.structs import fields
 
-from daemon.machine.commands import Command, CommandId, Epoch, RunId
+from daemon.machine.commands import Command, CommandId, Epoch, Millis, RunId
 from daemon.machine.record import Known, Transition
 from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import TERMINAL, Run, new_run
@@ -69,8 +69,9 @@ class Postgres:
         issued_by: str,
     ) -> None:
         about = {name: value for name, value in payload.items() if name in PLACES}
-        command = Command(id=command_id, kind=kind, seen_seq=seen_seq, issued_by=issued_by, **about)
-        self.runs[run_id].commands.append(CommandRow(command, self.now_ms()))
+        at = Millis(self.now_ms())
+        command = Command(id=command_id, kind=kind, seen_seq=seen_seq, issued_by=issued_by, at=at, **about)
+        self.runs[run_id].commands.append(CommandRow(command, at))
 
     def claim(self, wanted: Mapping[RunId, str]) -> list[tuple[RunId, Epoch, str]]:
         claimed = []
