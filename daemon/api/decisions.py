@@ -15,7 +15,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid7
 from aiohttp import web
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from daemon import telemetry
 from daemon.api.context import ATTEMPT, CALLER, CONTEXT, ORIGIN
@@ -76,9 +76,18 @@ class SkipBody(Body):
     reason: Text | None = None
 
 
+def _says_something(note: object) -> object:
+    if isinstance(note, str) and not note.strip():
+        raise ValueError("say what you saw: it stands in the log as the evidence that the step is done")
+    return note
+
+
+Note = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S"), BeforeValidator(_says_something)]
+
+
 class MarkDoneBody(Body):
     step_id: Name
-    note: Annotated[str, Field(min_length=1, max_length=2000)]
+    note: Note
 
 
 async def resume(request: web.Request, path: RunPath, headers: Repeatable, body: ResumeBody) -> web.Response:

@@ -55,7 +55,7 @@ def _mark_done(run: Run, command: Command, now: int, facts: Facts) -> Decision:
     refusal = not_at_that_pause(run, command) or _not_that_failure(run, command)
     if refusal is not None:
         return Decision(refusal=refusal)
-    if not command.note:
+    if command.note is None or not command.note.strip():
         message = "Say in a note what you saw: it stands in the log as the evidence that the step is done."
         return Decision(refusal=Refusal("note_required", message))
     return Decision(

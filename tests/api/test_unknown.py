@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.dev.envelope import Json
+from tests.api.answers import assert_problem
 from tests.api.harness import AGENT, Stack, step
 from tests.cluster.harness import runner_of
 from tests.patience import eventually
@@ -70,7 +71,11 @@ async def test_skip_goes_on_without_the_step(live: Stack) -> None:
 
 async def test_mark_done_wants_a_note_and_keeps_it(live: Stack) -> None:
     run_id, _ = await unknown(live)
-    assert (await live.decide(run_id, "mark-done", {"step_id": "a"})).status == 422
+    for nothing in ({}, {"note": ""}, {"note": " "}, {"note": " \t\r\n\u00a0\u2003"}):
+        refused = await live.decide(run_id, "mark-done", {"step_id": "a", **nothing})
+        assert_problem(refused, 422, "invalid_body")
+        assert [fault["path"] for fault in refused.body["errors"]] == ["/note"], nothing
+        assert "what you saw" in refused.body["errors"][0]["message"] or not nothing
     answer = await live.decide(run_id, "mark-done", {"step_id": "a", "note": "the file is there"})
     assert answer.status == 200
     run = await live.until(run_id, "completed")

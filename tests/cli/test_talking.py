@@ -112,6 +112,9 @@ async def test_a_failed_step_is_resumed_then_skipped_and_a_run_is_canceled(live:
     marked = await started(ann, FAILING)
     await live.until(marked, "paused")
     assert (await ann.says("run", "mark-done", marked, "--step", "second")).exit_code == 2
+    for blank in ("", "  "):
+        refused = await ann.refused("run", "mark-done", marked, "--step", "second", "--note", blank, code=7)
+        assert (refused["code"], "/note" in str(refused)) == ("invalid_body", True)
     told = await ann.says("run", "mark-done", marked, "--step", "second", "--note", "seen")
     assert told.exit_code == 0, told.output
     assert "     marked done" in (await ann.says("run", "watch", marked)).stdout.splitlines()

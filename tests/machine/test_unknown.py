@@ -148,6 +148,8 @@ def test_mark_done_makes_it_a_success_by_a_persons_word(fails: str) -> None:
     ("kind", "about", "code"),
     [
         ("mark_done", {}, "note_required"),
+        ("mark_done", {"note": ""}, "note_required"),
+        ("mark_done", {"note": " \t\n\u2003"}, "note_required"),
         ("mark_done", {"note": "x", "step_id": "b"}, "wrong_step"),
         ("skip", {"step_id": "b"}, "wrong_step"),
         ("skip", {"seen": 1}, "pause_changed"),
