@@ -8,6 +8,7 @@ waits a bounded time for the actor's verdict: applied → 200 with the run, refu
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -76,13 +77,17 @@ class SkipBody(Body):
     reason: Text | None = None
 
 
+_SAYS_SOMETHING = r"[^\s\x00-\x1f]"
+"""What a note has at least one of: neither a blank nor a control character."""
+
+
 def _says_something(note: object) -> object:
-    if isinstance(note, str) and not note.strip():
+    if isinstance(note, str) and not re.search(_SAYS_SOMETHING, note):
         raise ValueError("say what you saw: it stands in the log as the evidence that the step is done")
     return note
 
 
-Note = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S"), BeforeValidator(_says_something)]
+Note = Annotated[str, Field(min_length=1, max_length=2000, pattern=_SAYS_SOMETHING), BeforeValidator(_says_something)]
 
 
 class MarkDoneBody(Body):

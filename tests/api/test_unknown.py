@@ -71,7 +71,7 @@ async def test_skip_goes_on_without_the_step(live: Stack) -> None:
 
 async def test_mark_done_wants_a_note_and_keeps_it(live: Stack) -> None:
     run_id, _ = await unknown(live)
-    for nothing in ({}, {"note": ""}, {"note": " "}, {"note": " \t\r\n\u00a0\u2003"}):
+    for nothing in ({}, {"note": ""}, {"note": " "}, {"note": " \t\r\n\x1f\u00a0\u2003"}):
         refused = await live.decide(run_id, "mark-done", {"step_id": "a", **nothing})
         assert_problem(refused, 422, "invalid_body")
         assert [fault["path"] for fault in refused.body["errors"]] == ["/note"], nothing
