@@ -68,6 +68,11 @@ class Conflict(CallerError):
     code = "conflict"
     status = 409
 
+    def __init__(self, detail: str | None = None, *, code: str | None = None, location: str | None = None) -> None:
+        """``location``: the path of what is there already, if the caller may see it."""
+        self.location = location
+        super().__init__(detail, code=code)
+
 
 class Stale(CallerError):
     """Somebody else was first: the resource is not at the version that you know."""

@@ -141,7 +141,7 @@ MADE = {
 }
 NOT_MADE: Problems = {
     403: ("not_by_service_token", "role_required", "scope_exceeds_roles"),
-    409: ("too_many_tokens",),
+    409: ("too_many_tokens", "token_already_made"),
 }
 SERVICE_TOKENS = [
     Route(
@@ -151,7 +151,7 @@ SERVICE_TOKENS = [
         {200: Answer(says="A page.", model=about.ServiceTokenPage)},
         {403: ("role_required",)},
     ),
-    Route("POST", TOKENS, service_tokens.create, MADE, NOT_MADE),
+    Route("POST", TOKENS, service_tokens.create, MADE, merged(KEYED, NOT_MADE)),
     Route("GET", TOKEN, service_tokens.get, A_TOKEN, NO_SUCH),
     Route("DELETE", TOKEN, service_tokens.revoke, A_TOKEN, merged(NO_SUCH, {403: ("not_by_service_token",)})),
 ]

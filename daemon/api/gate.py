@@ -17,7 +17,7 @@ from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.peers import address_of
 from daemon.api.refusals import note_refusal
 from daemon.auth.caller import Caller, Origin
-from daemon.errors import CallerError, Invalid, RunwardenError, TooLarge, TooMany, TooSlow, WorldError
+from daemon.errors import CallerError, Conflict, Invalid, RunwardenError, TooLarge, TooMany, TooSlow, WorldError
 from daemon.telemetry import log, span
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -107,6 +107,8 @@ def problem(fault: RunwardenError) -> web.Response:
     if isinstance(fault, Invalid) and fault.faults:
         body["errors"] = [{"path": path, "message": message} for path, message in fault.faults]
     headers = {}
+    if isinstance(fault, Conflict) and fault.location is not None:
+        headers["Location"] = fault.location
     if fault.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="runwarden"'
     if isinstance(fault, WorldError | TooMany):

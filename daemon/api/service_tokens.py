@@ -12,11 +12,13 @@ from pydantic import ConfigDict, Field
 from daemon.api.context import CALLER, CONTEXT, ORIGIN
 from daemon.api.intake import Body, Flag, Id, Moment, Path
 from daemon.api.pages import PageQuery, page
+from daemon.api.repeats import Repeatable, once
 from daemon.api.shapes import json_response, moment
 from daemon.auth.caller import Caller, Role
 from daemon.auth.claims import MAX_SUBJECT
 from daemon.auth.service_tokens import check_maker, digest_of, new_token, token_id_of
-from daemon.errors import Forbidden, Invalid, NotFound
+from daemon.errors import Conflict, Forbidden, Invalid, NotFound
+from daemon.store.once import Repeated
 from daemon.store.service_tokens import ServiceToken
 from daemon.store.workflows import Place
 
@@ -46,25 +48,33 @@ class ServiceTokensQuery(PageQuery):
     all: Flag = Field(False, description="Everybody's; for admins.")
 
 
-async def create(request: web.Request, body: NewServiceToken) -> web.Response:
-    """Make a service token: the answer is the only one that ever shows it, and repeated it makes another."""
+async def create(request: web.Request, headers: Repeatable, body: NewServiceToken) -> web.Response:
+    """Make a service token: the answer is the only one that ever shows it.
+
+    With an `Idempotency-Key` a request that is sent again makes no other and shows none: it is 409
+    `token_already_made`, which names in `Location` the token that was made. Without one it makes another.
+    """
     caller, user_id = request[CALLER], body.user_id or request[CALLER].user_id
     check_maker(caller, user_id=user_id, scopes=body.scopes)
     if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
         raise Invalid(faults=(("/expires_at", "is over: say a moment to come"),))
-    token = new_token()
+    token, token_id = new_token(), uuid7.uuid7()
     digest = digest_of(token)
     assert digest is not None  # noqa: S101 - it has the form that it was made in
-    made = await request.app[CONTEXT].service_tokens.add(
-        token_id=uuid7.uuid7(),
-        digest=digest,
-        user_id=user_id,
-        name=body.name,
-        scopes=frozenset(body.scopes),
-        groups=caller.groups if user_id == caller.user_id else (),
-        expires_at=body.expires_at,
-        origin=request[ORIGIN],
-    )
+    try:
+        made = await request.app[CONTEXT].service_tokens.add(
+            token_id=token_id,
+            digest=digest,
+            user_id=user_id,
+            name=body.name,
+            scopes=frozenset(body.scopes),
+            groups=caller.groups if user_id == caller.user_id else (),
+            expires_at=body.expires_at,
+            origin=request[ORIGIN],
+            once=once(request, headers, body, str(token_id)),
+        )
+    except Repeated as first:
+        raise _already_made(request, first.made) from None
     return json_response({"token": token} | _shape(made), headers={"Cache-Control": "no-store"})
 
 
@@ -94,6 +104,16 @@ async def revoke(request: web.Request, path: ServiceTokenPath) -> web.Response:
         path.token_id, user_id=_whose(caller), origin=request[ORIGIN]
     )
     return _answer(revoked)
+
+
+def _already_made(request: web.Request, token_id: str) -> Conflict:
+    """The secret is kept nowhere, so a repeat cannot have the answer that the first one had."""
+    return Conflict(
+        f"This request made the service token {token_id} already, and a token is shown once. If that answer was lost,"
+        " revoke it, and make another with a new Idempotency-Key.",
+        code="token_already_made",
+        location=f"{request.path}/{token_id}",
+    )
 
 
 def _whose(caller: Caller) -> str | None:

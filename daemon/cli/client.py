@@ -57,6 +57,7 @@ _HINTS_BY_CODE = {
     "not_by_service_token": "Use a token of your own: --profile, --token or RUNWARDEN_TOKEN.",
     "scope_exceeds_roles": "Leave these scopes out, or ask an admin to make the token for you (--user).",
     "too_many_tokens": "Revoke what is not used any more: runwarden service-token list",
+    "token_already_made": "Revoke it (runwarden service-token revoke TOKEN), then make another.",
     "issuer_unavailable": "The token may be good: try again shortly.",
     "too_many_streams": "Try again shortly, or at another node.",
 }
@@ -94,10 +95,6 @@ class Api:
     async def delete(self, path: str) -> dict[str, Any]:
         """Take a resource away; not repeated, since the second time it would not be there."""
         return (await self._call("DELETE", path, tries=1)).body
-
-    async def make(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create what is shown once; not repeated, since each time would make another."""
-        return (await self._call("POST", path, body, tries=1)).body
 
     async def post(self, path: str, body: Mapping[str, Any], *, key: str | None = None) -> Answer:
         """Create or decide, under ``key`` or a new one, the same at each try."""

@@ -40,7 +40,7 @@ def create(to: Connection, name: str, scopes: tuple[str, ...], days: float | Non
         body["user_id"] = user_id
 
     async def work(api: Api) -> dict[str, Any]:
-        return await api.make(_PLACE, body)
+        return (await api.post(_PLACE, body)).body
 
     made = to.run(work)
     if to.as_json:

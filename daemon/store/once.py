@@ -1,8 +1,8 @@
 """Requests that a client may repeat: an ``Idempotency-Key`` and the effect it stands for are one transaction.
 
-Used by ``runs``, ``workflows`` and ``commands``, which do the work inside ``writing``. Of two requests with one key the
-second waits for the first one's transaction and then does nothing. A key is the user's and the route's, for 24 hours;
-each new one throws a few old ones away, so the table needs no other upkeep.
+Used by ``runs``, ``workflows``, ``commands`` and ``service_tokens``, which do the work inside ``writing``. Of two
+requests with one key the second waits for the first one's transaction and then does nothing. A key is the user's and
+the route's, for 24 hours; each new one throws a few old ones away, so the table needs no other upkeep.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import asyncpg
 from daemon.auth.caller import Origin, Role
 from daemon.errors import Conflict
 from daemon.store.audit import Deed, note
+from daemon.store.once import Once, writing
 from daemon.store.pool import Pool, reading
 from daemon.store.workflows import Place
 
@@ -110,9 +111,10 @@ class ServiceTokens:
         groups: Collection[str],
         expires_at: datetime | None,
         origin: Origin,
+        once: Once | None = None,
     ) -> ServiceToken:
-        """Keep a new one. Raises TooManyTokens."""
-        async with reading(self._pool) as connection, connection.transaction():
+        """Keep a new one. Raises TooManyTokens; Repeated and KeyReused, as ``once.writing``."""
+        async with writing(self._pool, once) as connection, connection.transaction():
             await connection.execute(_LOCK, user_id)
             if await connection.fetchval(_LIVE, user_id) >= MOST:
                 raise TooManyTokens

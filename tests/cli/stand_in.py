@@ -70,6 +70,19 @@ class StandIn:
             request.transport.abort()
         return web.json_response(self.made[key])
 
+    async def service_token(self, request: web.Request) -> web.Response:
+        """As ``start``, but what was made is told once."""
+        key = request.headers["Idempotency-Key"]
+        self.keys.append(key)
+        if key in self.made:
+            return _problem(409, "token_already_made")
+        self.made[key] = {"token": f"rwt_{len(self.made)}", "token_id": f"token-{len(self.made)}"}
+        if self.lose_answers:
+            self.lose_answers -= 1
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response(self.made[key])
+
     async def approve(self, request: web.Request) -> web.Response:
         self.keys.append(request.headers["Idempotency-Key"])
         where = {"Location": "/v1/commands/1"} if self.verdicts else {}
@@ -92,6 +105,7 @@ class StandIn:
                 web.get("/v1/workflow-runs/{id}", self.run),
                 web.post("/v1/workflow-runs/{id}/approve", self.approve),
                 web.get("/v1/commands/1", self.command),
+                web.post("/v1/service-tokens", self.service_token),
                 web.get("/v1/workflows", self.workflows),
                 web.get("/v1/workflows/{id}", self.workflow),
                 web.put("/v1/workflows/{id}", self.put),

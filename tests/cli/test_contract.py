@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -93,6 +94,20 @@ async def test_an_answer_that_is_lost_is_asked_for_again_and_nothing_is_started_
     assert len(set(stand_in.keys)) == 1
     assert await ann.gets("run", "start", WORKFLOW, "--key", "mine") == {"run_id": "run-1"}
     assert await ann.gets("run", "start", WORKFLOW, "--key", "mine") == {"run_id": "run-1"}
+
+
+async def test_a_token_whose_answer_is_lost_is_made_once_and_one_is_told_what_to_do(
+    stand_in: StandIn, ann: Person
+) -> None:
+    assert (await ann.gets("service-token", "create", "ci", "--scope", "viewer"))["token"] == "rwt_0"
+    stand_in.lose_answers, before = 1, len(stand_in.keys)
+    refused = await ann.says("service-token", "create", "ci", "--scope", "viewer", "--json")
+    error = json.loads(refused.stderr)["error"]
+    assert (refused.exit_code, refused.stdout, error["code"]) == (6, "", "token_already_made")
+    assert "service-token revoke" in error["hint"]
+    assert len(stand_in.keys) == before + 2
+    assert len(set(stand_in.keys[before:])) == 1
+    assert len(stand_in.made) == 2
 
 
 async def test_a_verdict_that_comes_late_is_waited_for(stand_in: StandIn, ann: Person) -> None:
