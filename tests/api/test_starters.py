@@ -12,6 +12,8 @@ from tests.api.test_inbox import who_sees
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 FORBIDDEN = (403, "not_an_approver")
+WRONG = "sha256:" + "0" * 64
+PEOPLE = ("ann", "bob", "olga", "ada", "ned", "gus", "root", "otto")
 NAMED = {"approvers": ["user:root", "user:ned"], "forbid_self": True}
 
 
@@ -124,3 +126,30 @@ async def test_it_is_who_made_the_token_whatever_became_of_it(case: Case) -> Non
     assert newest["user_id"] == "ghost"
     await case.ok("DELETE", f"/v1/service-tokens/{newest['token_id']}", "root")
     assert outcome(await case.say(run_id, "approve", "root")) == FORBIDDEN
+
+
+@pytest.mark.parametrize("starter", ["ann", "token of ann for ann", "token of root for ghost", "token of root for ned"])
+@pytest.mark.parametrize("policy", [False, True])
+@pytest.mark.parametrize(
+    "approvers", [["user:root", "user:ned", "user:ann"], ["group:team", "user:ada", "user:olga", "user:root"]]
+)
+async def test_the_inbox_is_of_those_whom_the_door_lets_in(
+    case: Case, starter: str, policy: bool, approvers: list[str]
+) -> None:
+    if " for " in starter:
+        _, _, maker, _, user_id = starter.split()
+        await with_token(case, maker, user_id)
+    if policy:
+        await case.policy(requires_approval=True)
+        await case.grant("root", "approve")
+        await case.grant("ned", "approve")
+    run_id, _ = await waiting(case, starter, approvers=approvers, forbid_self=True)
+    let_in = set()
+    for sub in PEOPLE:
+        told = outcome(await case.say(run_id, "approve", sub, digest=WRONG))
+        assert told in (FORBIDDEN, (404, "not_found"), (409, "digest_mismatch"), (403, "role_required")), (sub, told)
+        if told == (409, "digest_mismatch"):
+            let_in.add(sub)
+    assert let_in == await who_sees(case, run_id)
+    assert not let_in & set(starter.split())
+    assert let_in or starter.endswith("root for ned"), "both whom all of it would leave have started it"
