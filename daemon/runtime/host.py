@@ -217,7 +217,11 @@ class Host:
             unheard=frozenset() if all_heard else self._weather.unheard(needs(actor.run).agents),
             hints=self._tools.hints,
         )
-        letters, commands = self._cautiously(actor, letters, commands)
+        letters, folded = self._cautiously(actor, letters, commands)
+        expires_at = approval_expires_at(actor.run)
+        if expires_at is not None and len(folded) < len(commands):  # nothing expires while a word is kept back
+            now = min(now, expires_at - 1)
+        commands = folded
         try:
             turn = actor.turn(letters, commands, now, facts)
         except Exception as fault:  # noqa: BLE001 - one run's defect must not stop its neighbours

@@ -82,6 +82,33 @@ async def test_it_counts_though_it_came_while_the_run_was_looked_at_for_somethin
     assert not await rig.events(run_id, "step.expired")
 
 
+async def test_it_counts_though_the_run_is_just_given_its_letters_one_by_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres refused a commit of it, and until the letter at fault is found no command is folded."""
+    node = await rig.start(**BLIND)
+    run_id = await rig.create(asks())
+    await rig.until(run_id, "paused", reason="awaiting_approval")
+    host, cautious = node.runner._host, []
+    read = host._inbox.read
+
+    async def slowly(run_ids: Any) -> Any:
+        found, actor = await read(run_ids), host._residents.get(run_id)
+        if run_id in run_ids and not cautious:
+            assert actor is not None
+            await said_in_time(rig, run_id)
+            await expiry_is_past(rig, run_id)
+            actor.caution = "alone"
+            cautious.append(actor)
+        return found
+
+    monkeypatch.setattr(host._inbox, "read", slowly)
+    host._residents.ring(run_id, "h")
+    await rig.until(run_id, "completed", within_s=10)
+    assert cautious
+    assert not await rig.events(run_id, "step.expired")
+
+
 async def test_nobody_said_anything_and_it_expires(rig: Rig) -> None:
     await rig.start(**BLIND)
     run_id = await rig.create(asks())
