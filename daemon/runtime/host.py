@@ -116,23 +116,8 @@ class Host:
         self._sender.intending = False
 
     async def quiet(self) -> None:
-        """Until every turn under way is over and every answer told by now is folded.
-
-        It does not wait for a moment without any turn: where tools talk there is none. Polls, because only a drain
-        waits for it and turns need not pay for that.
-        """
-        until = {
-            actor: actor.rests + int(actor.busy) + int(bool(actor.local or actor.mail)) for actor in self._residents
-        }
-        while until:
-            until = {
-                actor: rests
-                for actor, rests in until.items()
-                if actor.rests < rests
-                and (actor.busy or actor.local or actor.mail)
-                and self._residents.get(actor.id) is actor
-            }
-            await asyncio.sleep(0.01)
+        """Until every turn under way is over, every answer told by now is folded, and watchers have heard of it."""
+        await self._residents.quiet()
         await self._afterwards.quiet()
 
     def ask_again(self, agent_id: str | None = None) -> None:

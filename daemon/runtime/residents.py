@@ -1,4 +1,5 @@
-"""The table of the runs in memory: who is rung, who is busy, and the alarms. Synchronous; the host's alone.
+"""The table of the runs in memory: who is rung, who is busy, and the alarms. The host's alone; only ``wait`` and
+``quiet`` await anything.
 
 A run is marked busy here before anything about it is awaited, so it never has two turns at once.
 """
@@ -153,6 +154,23 @@ class Residents:
                 actor.look_at = inf
                 taken.append(actor)
         return taken
+
+    async def quiet(self) -> None:
+        """Until every turn under way is over and every answer told by now is folded.
+
+        It does not wait for a moment without any turn: where tools talk there is none. Polls, because only a drain
+        waits for it and turns need not pay for that.
+        """
+        until = {actor: actor.rests + int(actor.busy) + int(bool(actor.local or actor.mail)) for actor in self}
+        while until:
+            until = {
+                actor: rests
+                for actor, rests in until.items()
+                if actor.rests < rests
+                and (actor.busy or actor.local or actor.mail)
+                and self._actors.get(actor.id) is actor
+            }
+            await asyncio.sleep(0.01)
 
     def put_back(self, actors: Iterable[Actor], at: float) -> None:
         """Their turn could not even begin; again at ``at``."""
