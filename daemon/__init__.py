@@ -57,11 +57,11 @@ The laws
 2. Persist, then speak. A turn reads the whole inbox and the open command rows, folds them, commits everything at once;
    then dispatches, deletes exactly the letters folded, publishes. All of that is repeatable: commands are rows, the
    first RESULT wins, CHUNKs carry (term, number).
-3. The lease is a courtesy, the fence is the law: every commit says WHERE id, epoch, owner, last_seq. A batch of which
-   one run does not pass is refused whole. That, or a lost reply, is followed by reading the rows: mine and advanced, it
-   was committed; mine and unchanged, repeat; else fenced: drop the actor and whatever it had not sent. A row older than
-   what its owner has committed means that Postgres lost commits: the run is parked (``store/quarantine`` says why that
-   is safe).
+3. The lease is a courtesy, the fence is the law: every commit says WHERE id, epoch, owner, and where the log ends. A
+   batch of which one run does not pass is refused whole. That, or a lost reply, is followed by reading where the run
+   stands: mine and advanced, it was committed; mine and unchanged, repeat; else fenced: drop the actor and whatever it
+   had not sent. A log shorter than what its owner has committed means that Postgres lost commits: the run is parked
+   (``store/quarantine`` says why that is safe).
 4. A person's word is a committed row before it is acknowledged. Bells carry nothing.
 5. The actor is the only decider. A handler submits and waits for a verdict. A command names the pause it saw; at
    another pause it is refused.
@@ -140,6 +140,13 @@ Where this differs from the first design, and why
   (``StepPaused.revision``).
 * The log keeps the events of a commit as one row, a page: five rows a step took a fifth of the WAL. People, and nodes
   of the release before, read it by the view ``workflow_run_events``, a row an event (``schema/0022``, ``store/log``).
+* Of a run that takes quick steps alone most commits are *appended*: one INSERT of a page, which also names what it
+  changes of the run's row, its steps and attempts. Those are written at *checkpoints*, as databases do it: by one
+  commit of nine, by any that does more than go on, a fifth of a second after the last one, and by a trigger whenever
+  the run changes hands, also between nodes of two releases (``store/tail``, ``schema/0024``). It halves Postgres' part
+  in such a step. An append is fenced as every commit is: it holds the row against claims, asks for epoch and owner,
+  and for the page before it, which a failover may have lost. Who reads a run reads it as its log stands
+  (``workflow_run_heads``, ``store/ahead``); only whoever asks the tables themselves may find them that much behind.
 * An approval is voided by what has become stricter about this one call, never by a version that has moved: else each
   grant anywhere would ask everybody anew.
 * ``held`` is a pause, not a wait in memory: it is seen, survives its node, costs nothing, and whoever reads that a hold

@@ -89,6 +89,8 @@ runs_ended = _counters("runwarden_runs_ended_total", "Runs that came to their en
 
 # Store: the journal.
 commits = _counter("runwarden_commits_total", "Statements that committed transitions.")
+appends = _counter("runwarden_appends_total", "Those of them that wrote the log alone; rows follow.")
+checkpoints = _counter("runwarden_checkpoints_total", "Statements that wrote only the rows of earlier commits.")
 transitions = _counter("runwarden_transitions_total", "Transitions committed.")
 commit_seconds = _histogram("runwarden_commit_seconds", "Time of one grouped commit.")
 commits_lost = _counter("runwarden_commits_lost_total", "Runs parked because Postgres had lost their commits.")

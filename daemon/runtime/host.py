@@ -105,6 +105,7 @@ class Host:
         async with asyncio.TaskGroup() as group:
             for number, (lane, queue) in enumerate(self._lanes):
                 group.create_task(self._commit(lane, queue), name=f"lane-{number}")
+                group.create_task(lane.keep_up(), name=f"rows-{number}")
             group.create_task(self._afterwards.run(), name="afterwards")
             group.create_task(self._turns(), name="turns")
             group.create_task(self._learning.run(), name="learning")

@@ -28,6 +28,10 @@ class Lane(Protocol):
         """Answers once the outcome of every transition is known; never raises for Postgres' sake."""
         ...
 
+    async def keep_up(self) -> None:
+        """Write to rows what commits wrote to the log alone; until cancelled."""
+        ...
+
 
 class Claims(Protocol):
     """Claims in Postgres: the fence."""

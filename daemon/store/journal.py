@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
@@ -22,7 +22,8 @@ from daemon import telemetry
 from daemon.machine.record import Known, Outcomes, Transition
 from daemon.store.pool import CONNECT_TIMEOUT_S, CONTENDED, GONE, REFUSED, Connection, plain, session
 from daemon.store.quarantine import is_behind, park_lost
-from daemon.store.sql import COMMIT, COMMIT_DECIDING, FENCED, WHERE_IT_STANDS, arguments
+from daemon.store.sql import APPEND, COMMIT, COMMIT_DECIDING, FENCED, WHERE_IT_STANDS, appending, arguments
+from daemon.store.tail import CHECKPOINT_AFTER_S, Tail
 from daemon.telemetry import log
 
 BACKOFF_FIRST_S = 0.05
@@ -44,17 +45,22 @@ class Fenced(asyncpg.PostgresError):
 
 
 class Lane:
-    """One connection that carries commits, reopened for ever. Not for concurrent use: its owner commits in turn."""
+    """One connection that carries commits, reopened for ever. Its owner commits in turn, and beside that keeps up."""
 
-    def __init__(self, url: str, *, pooled: bool = False) -> None:
+    def __init__(self, url: str, *, pooled: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
         """``pooled``: see ``pool.session``."""
         self._url = url
+        self._monotonic = monotonic
         self._session = session("runwarden journal", pooled=pooled)
         if not pooled:
             self._session["server_settings"] |= PLANS
         self._connection: Connection | None = None
         self._planned_at = 0.0
         """Monotonic s."""
+        self._tail: Tail | None = None
+        """Of the run whose the last commit was, if it was alone; and as long as there is anything in it."""
+        self._appended = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect now, so that the first commit need not. Raises what asyncpg raises."""
@@ -74,8 +80,43 @@ class Lane:
         Does not raise for what Postgres says or for its absence: it repeats until it knows.
         """
         outcomes = Outcomes()
-        await self._settle(list(batch), outcomes)
+        async with self._turn:
+            await self._settle(list(batch), outcomes)
         return outcomes
+
+    async def keep_up(self) -> None:
+        """Write to its rows what was appended of a run, once that has stopped taking quick steps; until cancelled."""
+        while True:
+            await self._appended.wait()
+            self._appended.clear()
+            await asyncio.sleep(CHECKPOINT_AFTER_S)
+            if self._tail is None or self._tail.empty:
+                continue
+            self._appended.set()
+            if self._monotonic() - self._tail.at >= CHECKPOINT_AFTER_S and not await self.checkpoint():
+                await asyncio.sleep(BACKOFF_MAX_S)
+
+    async def checkpoint(self) -> bool:
+        """Write the tail to its rows now. False where Postgres is away: the next commit of the run takes it along."""
+        async with self._turn:
+            tail = self._tail
+            if tail is None or tail.empty:
+                return True
+            try:
+                await self._write(await self._connected(), [tail.checkpoint()])
+            except Fenced:
+                self._tail = None  # the run is another's by now, who found its rows written
+            except Exception as fault:  # noqa: BLE001 - whatever is wrong with one run must not end the node
+                self._drop()
+                if isinstance(fault, (*GONE, asyncpg.PostgresError)) and not isinstance(fault, REFUSED):
+                    log.warning("rows stay behind for a while", run_id=str(tail.last.run_id), fault=plain(fault))
+                    return False
+                log.exception("rows cannot be written", run_id=str(tail.last.run_id))
+                self._tail = None  # so its owner gives it up at the next commit
+            else:
+                tail.written()
+                telemetry.checkpoints.inc()
+            return True
 
     async def _settle(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool = False) -> None:
         """``lost``: a commit of these got no answer, so that it may still be under way."""
@@ -121,17 +162,50 @@ class Lane:
 
     async def _commit_once(self, batch: list[Transition]) -> int:
         """Postgres time, epoch ms. Raises Fenced when none moved."""
-        started = time.monotonic()
+        started = self._monotonic()
         connection = await self._connected()
-        given = arguments(batch)
+        tail = self._tail if len(batch) == 1 else None
+        changes = tail.changes(batch[0], started) if tail is not None else None
+        try:
+            if tail is not None and changes is not None:
+                now_ms = await self._append(connection, batch[0], changes, tail.page)
+            else:
+                now_ms = await self._write(connection, batch)
+        except asyncpg.UniqueViolationError as fault:
+            if (fault.table_name or "").startswith("workflow_run_pages"):
+                raise Fenced from fault  # by a commit of our own that got no answer, and was under way still
+            raise
+        self._note(batch, appended=changes is not None)
+        telemetry.commit_seconds.observe(self._monotonic() - started)
+        telemetry.commits.inc()
+        telemetry.transitions.inc(len(batch))
+        return now_ms
+
+    async def _append(self, connection: Connection, one: Transition, changes: str, page: int) -> int:
+        """Write it to the log alone. Raises Fenced."""
+        now_ms: int | None = await connection.fetchval(APPEND, *appending(one, changes, page))
+        if now_ms is None:
+            raise Fenced
+        return now_ms
+
+    async def _write(self, connection: Connection, batch: Sequence[Transition]) -> int:
+        """Write them to the log and to their rows, and what is in the tail of any. Raises Fenced."""
+        given = arguments(batch, self._tail)
         if given.decides:
             now_ms: int = await connection.fetchval(COMMIT_DECIDING, *given.moved, *given.decided)
         else:
             now_ms = await connection.fetchval(COMMIT, *given.moved)
-        telemetry.commit_seconds.observe(time.monotonic() - started)
-        telemetry.commits.inc()
-        telemetry.transitions.inc(len(batch))
         return now_ms
+
+    def _note(self, batch: Sequence[Transition], *, appended: bool) -> None:
+        """These are committed."""
+        tail, now = self._tail, self._monotonic()
+        if tail is not None and appended and tail.precedes(batch[0]):
+            telemetry.appends.inc()
+            tail.append(batch[0], now)
+            self._appended.set()
+        elif tail is None or tail.empty or any(one.run_id == tail.last.run_id for one in batch):
+            self._tail = Tail(batch[0], now) if len(batch) == 1 and batch[0].events else None
 
     async def _resolve(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool) -> list[Transition]:
         """Read the rows of transitions whose outcome is unknown; answers those to repeat.
@@ -149,7 +223,8 @@ class Lane:
             mine = row is not None and row["epoch"] == one.epoch and row["owner"] == one.owner
             if row is not None and mine and one.events and row["last_seq"] == one.run.last_seq:
                 outcomes.committed[one.run_id] = row["now_ms"]
-            elif row is not None and mine and row["last_seq"] == one.expected_seq:
+                self._note([one], appended=row["written_seq"] != row["last_seq"])
+            elif row is not None and mine and row["last_seq"] == one.expected_seq and self._accounts_for(one, row):
                 if one.authority in (None, row["authority"]):
                     again.append(one)
                 else:
@@ -164,6 +239,15 @@ class Lane:
         if behind:
             await park_lost(connection, behind)
         return again
+
+    def _accounts_for(self, one: Transition, row: asyncpg.Record) -> bool:
+        """Whether the rows go as far as is known here; a checkpoint whose answer was lost is known from now on."""
+        tail, written_seq = self._tail, row["written_seq"]
+        if tail is None or tail.empty or not tail.precedes(one):
+            return bool(written_seq == one.expected_seq)
+        if written_seq == one.expected_seq:
+            tail.written()
+        return bool(written_seq == tail.written_seq)
 
     async def _resolve_patiently(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool) -> list[Transition]:
         pause_s = BACKOFF_FIRST_S

@@ -47,6 +47,8 @@ def _spec(snapshot: str) -> WorkflowSpec:
 
 
 def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any], approval: Sequence[Any] | None) -> Run:
+    if row["behind"]:  # whoever knew no better could decide anew what the log tells already
+        raise ValueError("its log has pages that its rows could not take")
     principal = orjson.loads(row["principal"]) if row["principal"] is not None else {}
     fresh = new_run(
         run_id=RunId(row["id"]),

@@ -74,7 +74,7 @@ class EventLog:
         """How far each run's log goes, and so whether a watcher missed something."""
         async with reading(self._pool) as connection:
             rows = await connection.fetch(
-                "SELECT id, last_seq FROM workflow_runs WHERE id = ANY($1::uuid[])", list(run_ids)
+                "SELECT id, last_seq FROM workflow_run_heads WHERE id = ANY($1::uuid[])", list(run_ids)
             )
         return {row["id"]: row["last_seq"] for row in rows}
 

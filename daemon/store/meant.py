@@ -14,7 +14,7 @@ from daemon.store.runs import HEAD_COLUMNS, RunHead, head_of
 _MEANT = f"""
 SELECT said.number - 1 AS place, meant.step::text AS step, meant.token_maker, {HEAD_COLUMNS}
 FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS said (run_id, step_id, number)
-JOIN workflow_runs r ON r.id = said.run_id AND (r.user_id = $3 OR $4 OR asked_to_decide(r.id, $5::text[]))
+JOIN workflow_run_heads r ON r.id = said.run_id AND (r.user_id = $3 OR $4 OR asked_to_decide(r.id, $5::text[]))
 CROSS JOIN LATERAL (
     SELECT one.step, s.principal ->> 'token_maker' AS token_maker FROM workflow_run_specs s
         CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') WITH ORDINALITY AS one (step, number)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NEEDS = {
     "workflows": "SELECT, INSERT, UPDATE",
     "workflow_runs": "SELECT, INSERT, UPDATE",
+    "workflow_run_heads": "SELECT",
     "workflow_run_specs": "SELECT, INSERT",
     "workflow_run_steps": "SELECT, INSERT, UPDATE",
     "workflow_run_attempts": "SELECT, INSERT, UPDATE",

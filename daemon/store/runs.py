@@ -18,6 +18,7 @@ from daemon.auth.access import Agent
 from daemon.auth.caller import Caller, Origin
 from daemon.machine.commands import RunId
 from daemon.machine.wire import PREVIEW_CHARS
+from daemon.store.ahead import attempts_ahead, steps_ahead
 from daemon.store.audit import kept
 from daemon.store.entitlements import startable
 from daemon.store.once import Once, forget, writing
@@ -53,7 +54,7 @@ _CREATE_OF = _CREATE.format(
 
 _SEEN = "id = $1 AND (user_id = $2 OR $3 OR asked_to_decide(id, $4::text[]))"
 """Whose run it is, an admin, and whoever was asked about one of its calls: those see it."""
-_HEAD = f"SELECT {HEAD_COLUMNS} FROM workflow_runs WHERE {_SEEN}"  # noqa: S608 - nothing of it is input
+_HEAD = f"SELECT {HEAD_COLUMNS} FROM workflow_run_heads WHERE {_SEEN}"  # noqa: S608 - nothing of it is input
 
 _SNAPSHOT = "(SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id)"
 _TITLE = f"coalesce(r.title, {_SNAPSHOT} ->> 'title')"
@@ -92,8 +93,12 @@ SELECT {HEAD_COLUMNS},
             a.arguments::text, a.terms::text, a.votes::text, a.approvers, a.opened_at_ms, a.expires_at_ms,
             a.expired_at_ms, a.ended_at_ms, a.edited_by)
         FROM workflow_run_approvals a WHERE a.run_id = r.id ORDER BY a.step_index, a.revision
-    ) AS approvals
-FROM workflow_runs r WHERE {_SEEN}
+    ) AS approvals,
+    ARRAY(
+        SELECT p.changes::text FROM workflow_run_pages p WHERE p.run_id = r.id AND p.first_seq > r.written_seq
+        ORDER BY p.first_seq
+    ) AS tail
+FROM workflow_run_heads r WHERE {_SEEN}
 """  # noqa: S608 - nothing of it is input
 
 
@@ -303,14 +308,17 @@ class Runs:
             row = await connection.fetchrow(_VIEW, run_id, *_reader(by))
         if row is None:
             return None
+        steps, attempts, tail = row["steps"], row["attempts"], row["tail"]
+        if tail:
+            steps, attempts = steps_ahead(steps, tail), attempts_ahead(attempts, tail)
         return RunView(
             head=head_of(row),
             snapshot=row["snapshot"],
             steps=[
                 StepView(step_id, status) if decided is None else StepView(step_id, status, *orjson.loads(decided))
-                for step_id, status, decided in row["steps"]
+                for step_id, status, decided in steps
             ],
-            attempts=[AttemptView(*attempt) for attempt in row["attempts"]],
+            attempts=[AttemptView(*attempt) for attempt in attempts],
             approvals=[ApprovalView(*approval) for approval in row["approvals"]],
         )
 
@@ -354,7 +362,7 @@ def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[s
     arguments.append(limit)
     where = " AND ".join(conditions)
     order = f"ORDER BY created_at DESC, id DESC LIMIT ${len(arguments)}"
-    query = f"SELECT {columns} FROM workflow_runs r WHERE {where} {order}"  # noqa: S608 - only our own words
+    query = f"SELECT {columns} FROM workflow_run_heads r WHERE {where} {order}"  # noqa: S608 - only our own words
     return query, arguments
 
 

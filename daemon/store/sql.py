@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from daemon.machine.commands import RunId
 from daemon.machine.record import AttemptRow, EventRow, StepRow, Transition
+from daemon.store.tail import Tail
 
 _T = TypeVar("_T")
 
@@ -26,8 +27,10 @@ WITH moved AS (
         current_step_index = g.step_index, last_activity_at = to_timestamp(g.at_ms / 1e3::float8),
         started_at = to_timestamp(g.started_ms / 1e3::float8), finished_at = to_timestamp(g.finished_ms / 1e3::float8),
         error_code = g.error_code, error_message = g.error_message, recoveries = 0, wake_at = NULL
-    FROM unnest($1::commit_run[]) AS g
+    FROM unnest($1::commit_run_after[]) AS g
     WHERE r.id = g.run_id AND r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.expected_seq
+        AND (g.page IS NULL OR EXISTS (
+            SELECT FROM workflow_run_pages p WHERE p.run_id = g.run_id AND p.first_seq = g.page))
         AND ($5::bigint IS NULL OR $5 = (SELECT version FROM authority_version))
     RETURNING r.id, r.last_seq, r.user_id
 ), step_rows AS (
@@ -116,10 +119,23 @@ COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD
 """As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay. Each
 verdict is one line of the audit, and of a commit that is repeated none is, as its commands have their verdicts."""
 
+# Whoever claims or lets go locks the row FOR UPDATE, and so waits for this, or this for them: then it finds no row.
+APPEND = """
+INSERT INTO workflow_run_pages (run_id, first_seq, events, changes, created_at)
+SELECT r.id, $5::bigint, $6::json, $7::json, to_timestamp($8::bigint / 1e3::float8)
+FROM workflow_runs r
+WHERE r.id = $1::uuid AND r.epoch = $2::bigint AND r.owner = $3::text
+    AND EXISTS (SELECT FROM workflow_run_pages p WHERE p.run_id = $1 AND p.first_seq = $4::bigint)
+    AND ($9::bigint IS NULL OR $9 = (SELECT version FROM authority_version))
+FOR KEY SHARE OF r
+RETURNING (date_part('epoch', clock_timestamp()) * 1000)::bigint
+"""
+"""A commit of one run that is written to its log alone, after the page $4; see ``tail``. No row: fenced."""
+
 WHERE_IT_STANDS = """
-SELECT id, epoch, owner, last_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+SELECT id, epoch, owner, last_seq, written_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     (SELECT version FROM authority_version) AS authority
-FROM workflow_runs WHERE id = ANY($1::uuid[])
+FROM workflow_run_heads WHERE id = ANY($1::uuid[])
 """
 
 # With the snapshot, which never changes. Not with steps and attempts: where the claim had to wait for another's commit,
@@ -133,7 +149,8 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
     (extract(epoch FROM r.last_activity_at) * 1000)::bigint AS last_ms,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
-    (SELECT s.principal FROM workflow_run_specs s WHERE s.run_id = r.id) AS principal
+    (SELECT s.principal FROM workflow_run_specs s WHERE s.run_id = r.id) AS principal,
+    EXISTS (SELECT FROM workflow_run_pages p WHERE p.run_id = r.id AND p.first_seq > r.last_seq) AS behind
 """
 
 # Taking a run from an owner who never let it go is a takeover. `recoveries` counts those since its last commit or
@@ -163,8 +180,9 @@ WITH known AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[]) AS t(id, epoch, owner, last_seq)
 ), held AS (
     SELECT r.id, greatest(r.epoch, k.epoch) + 1 AS epoch FROM workflow_runs r JOIN known k ON k.id = r.id
-    WHERE r.status IN ('running', 'paused')
-        AND (r.epoch < k.epoch OR r.last_seq < k.last_seq OR r.epoch = k.epoch AND r.owner <> k.owner)
+    WHERE r.status IN ('running', 'paused') AND (
+        r.epoch < k.epoch OR r.epoch = k.epoch AND r.owner <> k.owner
+        OR k.last_seq > (SELECT h.last_seq FROM workflow_run_heads h WHERE h.id = k.id))
     ORDER BY r.id FOR UPDATE OF r
 )
 UPDATE workflow_runs r SET epoch = held.epoch, owner = $5, wake_at = NULL FROM held WHERE r.id = held.id
@@ -224,7 +242,8 @@ WITH given AS (
         AS t(id, epoch, owner, wake_ms, last_seq)
 ), held AS (
     SELECT r.id FROM workflow_runs r JOIN given g ON g.id = r.id
-    WHERE r.epoch = g.epoch AND r.owner = g.owner AND r.last_seq = g.last_seq ORDER BY r.id FOR UPDATE OF r
+    WHERE r.epoch = g.epoch AND r.owner = g.owner
+        AND g.last_seq = (SELECT h.last_seq FROM workflow_run_heads h WHERE h.id = g.id) ORDER BY r.id FOR UPDATE OF r
 )
 UPDATE workflow_runs r SET owner = NULL, recoveries = 0, wake_at = CASE
     WHEN r.status = 'paused' AND r.paused_reason = 'held' AND NOT EXISTS (
@@ -293,8 +312,11 @@ class Arguments(NamedTuple):
         return any(self.decided)
 
 
-def arguments(batch: Sequence[Transition]) -> Arguments:
-    """The transitions as parameters. The oldest authority is named for all: if another stands, nobody moves."""
+def arguments(batch: Sequence[Transition], tail: Tail | None = None) -> Arguments:
+    """The transitions as parameters, and with the one that follows it the tail.
+
+    The oldest authority is named for all: if another stands, nobody moves.
+    """
     runs: list[tuple[object, ...]] = []
     steps: list[tuple[object, ...]] = []
     attempts: list[tuple[object, ...]] = []
@@ -302,20 +324,30 @@ def arguments(batch: Sequence[Transition]) -> Arguments:
     verdicts: list[tuple[object, ...]] = []
     approvals: list[tuple[object, ...]] = []
     authority: int | None = None
+    page: int | None
     for one in sorted(batch, key=_by_id):
         run, run_id = one.run, one.run_id
-        fence = (run_id, one.epoch, one.owner, one.expected_seq)
+        changed, written_seq, page = one, one.expected_seq, None
+        if tail is not None and not tail.empty and tail.precedes(one):
+            changed, written_seq, page = tail.carried_by(one), tail.written_seq, tail.page
+        fence = (run_id, one.epoch, one.owner, written_seq, page)
         place = (run.last_seq, run.status, run.paused_reason, run.paused_seq, run.step_index)
         runs.append((*fence, *place, one.at, run.started_at, run.finished_at, run.error_code, run.error_message))
-        steps += [_step(run_id, row) for row in one.steps]
+        steps += [_step(run_id, row) for row in changed.steps]
         if one.events:
             pages.append((run_id, one.events[0].seq, _page(one.events), one.at))
-        attempts += [_attempt(run_id, row) for row in one.attempts]
+        attempts += [_attempt(run_id, row) for row in changed.attempts]
         verdicts += [(run_id, *row) for row in one.verdicts]
         approvals += [(run_id, *row) for row in one.approvals]
         if one.authority is not None and (authority is None or one.authority < authority):
             authority = one.authority
     return Arguments([runs, steps, attempts, pages, authority], [verdicts, approvals])
+
+
+def appending(one: Transition, changes: str, page: int) -> tuple[object, ...]:
+    """The parameters of APPEND: the transition, what the new page says of its rows, and the page before it."""
+    fence = (one.run_id, one.epoch, one.owner, page)
+    return (*fence, one.events[0].seq, _page(one.events), changes, one.at, one.authority)
 
 
 def _page(events: Sequence[EventRow]) -> str:

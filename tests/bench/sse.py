@@ -118,7 +118,7 @@ async def live(stack: Stack, options: Options, report: Report) -> None:
             windows.append(await _window(options.seconds))
             after = stack.usage()
             found = await fast.ask({"windows": windows})
-            rows = await place.sql.fetch("SELECT id, last_seq FROM workflow_runs WHERE id = ANY($1)", runs)
+            rows = await place.sql.fetch("SELECT id, last_seq FROM workflow_run_heads WHERE id = ANY($1)", runs)
             warnings = await place.stop_nodes()
     finally:
         fast.end()

@@ -30,6 +30,7 @@ from tests.sim import forgeries
 from tests.sim.faults import Plan
 from tests.sim.postgres import Postgres
 from tests.sim.redis import Redis
+from tests.sim.rows import RunRow
 
 Mutation = Callable[[], AbstractContextManager[Any]]
 
@@ -50,7 +51,12 @@ EDICTS = Plan(edicts=20, people=3, terms=0.8, odd_tools=0.1, runs=6)
 
 def no_fence() -> AbstractContextManager[Any]:
     """A commit is written whoever owns the run by now."""
-    return patch.object(Postgres, "passes", lambda self, one: one.run_id in self.runs)
+    return patch.object(Postgres, "passes", lambda self, one, tail: one.run_id in self.runs)
+
+
+def rows_stay_behind() -> AbstractContextManager[Any]:
+    """Who claims a run finds its rows as the last checkpoint left them, and not what was appended since."""
+    return patch.object(RunRow, "checkpoint", lambda self: setattr(self, "tail", []))
 
 
 def no_freshness_check() -> AbstractContextManager[Any]:
@@ -170,6 +176,7 @@ def leases_in_doubt_kept() -> AbstractContextManager[Any]:
 
 MUTATIONS: dict[str, Case] = {
     "no fence": Case(no_fence, ("two events", "seq_is_dense", "for ever"), STOPS),
+    "rows stay behind": Case(rows_stay_behind, ("last_seq", "nothing_is_sent_twice", "two events"), CRASHES),
     "no freshness check before the write": Case(
         no_freshness_check, ("nothing_leaves_under_a_stale_lease",), replace(STOPS, slow=0.05)
     ),

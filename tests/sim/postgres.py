@@ -7,6 +7,7 @@ a commit. What a real server would refuse, and what no fenced engine can ask for
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,11 +23,14 @@ from daemon.store import journal
 from daemon.store.claims import FREE_TAKEOVERS, TAKEOVER_PAUSE_MAX_S, TAKEOVER_PAUSE_S
 from daemon.store.passive import Due
 from daemon.store.sql import WHERE_IT_STANDS
+from daemon.store.tail import Tail, decode
 from tests.machine.scenario import passive
 from tests.sim.authority import Authority
 from tests.sim.line import Connection
 from tests.sim.rows import CommandRow, Intent, RunRow
 
+SLOWER = 20.0
+"""So much slower is the lane's clock, since steps here take longer than what a real lane takes for quick."""
 PLACES = {one.name for one in fields(Command)}
 
 
@@ -80,6 +84,7 @@ class Postgres:
             if row.owner is not None and row.wake_at is not None and row.wake_at > self.now_ms():
                 continue  # it was taken over too often without getting anywhere: not yet
             taken_over, times = row.owner is not None, row.recoveries
+            row.checkpoint()
             row.epoch, row.owner, row.wake_at = row.epoch + 1, wanted[run_id], None
             row.recoveries = times + 1 if taken_over else 0
             if taken_over and times >= FREE_TAKEOVERS:
@@ -94,8 +99,9 @@ class Postgres:
     def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None, int]]) -> set[RunId]:
         moved = set()
         for run_id, epoch, owner, wake_at, last_seq in given:
-            if self.holds(run_id, epoch, owner) and self.runs[run_id].head.last_seq == last_seq:
+            if self.holds(run_id, epoch, owner) and self.runs[run_id].last_seq == last_seq:
                 row = self.runs[run_id]
+                row.checkpoint()
                 row.owner, row.recoveries = None, 0
                 row.wake_at = self.now_ms() if self.waits_in_vain(row) else wake_at
                 moved.add(run_id)
@@ -108,7 +114,7 @@ class Postgres:
     def behind(self, known: Sequence[Known]) -> set[RunId]:
         """Runs of which an owner knows more than stands here. This server loses nothing, so there are none."""
         rows = [(one, self.runs[one.run_id]) for one in known]
-        lost = {one.run_id for one, row in rows if row.epoch < one.epoch or row.head.last_seq < one.last_seq}
+        lost = {one.run_id for one, row in rows if row.epoch < one.epoch or row.last_seq < one.last_seq}
         self.refused += [f"{run_id} is said to have lost commits" for run_id in lost]
         return lost
 
@@ -117,34 +123,58 @@ class Postgres:
         row = self.runs.get(run_id)
         return row is not None and (row.epoch, row.owner) == (epoch, owner)
 
-    def passes(self, one: Transition) -> bool:
-        """The fence: WHERE id, epoch, owner, last_seq."""
-        return self.holds(one.run_id, one.epoch, one.owner) and self.runs[one.run_id].head.last_seq == one.expected_seq
+    def passes(self, one: Transition, tail: Tail | None) -> bool:
+        """The fence: WHERE id, epoch, owner, last_seq; and with a tail that its newest page is there."""
+        if not self.holds(one.run_id, one.epoch, one.owner):
+            return False
+        row = self.runs[one.run_id]
+        written_seq = one.expected_seq if tail is None else tail.written_seq
+        return row.head.last_seq == written_seq and (tail is None or tail.page in row.moments)
 
     def authorized(self, batch: Sequence[Transition]) -> bool:
         """The other fence: the oldest version that any of them names must be the one that stands."""
         named = min((one.authority for one in batch if one.authority is not None), default=None)
         return named in (None, self.authority.version)
 
-    def commit(self, batch: Sequence[Transition]) -> int | None:
+    def commit(self, batch: Sequence[Transition], tail: Tail | None = None) -> int | None:
         """One statement: where all pass the fences all is written. Answers now; None: one did not, nothing is."""
-        if not (self.authorized(batch) and all(self.passes(one) for one in batch)):
+        tails = [tail if tail is not None and not tail.empty and tail.precedes(one) else None for one in batch]
+        if not (self.authorized(batch) and all(map(self.passes, batch, tails))):
             return None
-        for one in batch:
-            self._write(one)
+        if any(event.seq in self.runs[one.run_id].moments for one in batch for event in one.events):
+            return None  # the key of the pages
+        for one, before in zip(batch, tails, strict=True):
+            self._write(one, one if before is None else before.carried_by(one))
         return self.now_ms()
 
-    def _write(self, one: Transition) -> None:
+    def append(self, one: Transition, changes: str, page: int) -> int | None:
+        """As ``commit``, to the log alone."""
+        row = self.runs.get(one.run_id)
+        held = row is not None and self.holds(one.run_id, one.epoch, one.owner) and page in row.moments
+        if row is None or not held or not self.authorized([one]) or one.events[0].seq in row.moments:
+            return None
+        row.tail.append((one, decode(changes)))
+        self._log(row, one)
+        return self.now_ms()
+
+    def _write(self, one: Transition, rows: Transition) -> None:
         row = self.runs[one.run_id]
         if row.head.status in TERMINAL and row.head.status != one.run.status:
             self.refused.append(f"{one.run_id} was {row.head.status} for ever and became {one.run.status}")
-        known = {event.seq for event, _ in row.log}
-        self.refused += [f"{one.run_id} has two events {e.seq}" for e in one.events if e.seq in known]
-        row.head, row.last_at, row.recoveries, row.wake_at = one.run, one.at, 0, None
-        row.steps.update({step.step_index: step for step in one.steps})
-        row.attempts.update({(a.attempt.step_index, a.attempt.index): a.attempt for a in one.attempts})
+        row.head, row.last_at, row.recoveries, row.wake_at, row.tail = one.run, one.at, 0, None, []
+        row.steps.update({step.step_index: step for step in rows.steps})
+        row.attempts.update({(a.attempt.step_index, a.attempt.index): a.attempt for a in rows.attempts})
         for place in one.approvals:
             row.approvals.setdefault((place.step_index, place.revision), []).append((self.moment(), place))
+        self._log(row, one)
+        decided = {verdict.command_id: verdict for verdict in one.verdicts}
+        for command in row.commands:
+            if command.command.id in decided:
+                command.verdicts.append((decided[command.command.id], one))
+
+    def _log(self, row: RunRow, one: Transition) -> None:
+        known = {event.seq for event, _ in row.log}
+        self.refused += [f"{one.run_id} has two events {e.seq}" for e in one.events if e.seq in known]
         row.intents += [
             Intent(
                 a.attempt.req_id,
@@ -159,10 +189,6 @@ class Postgres:
         ]
         row.log += [(event, one.at) for event in one.events]
         row.moments.update((event.seq, self.moment()) for event in one.events)
-        decided = {verdict.command_id: verdict for verdict in one.verdicts}
-        for command in row.commands:
-            if command.command.id in decided:
-                command.verdicts.append((decided[command.command.id], one))
 
     def open_commands(self, run_ids: Sequence[RunId]) -> dict[RunId, list[Command]]:
         found = {run_id: [c.command for c in self.runs[run_id].commands if not c.verdicts] for run_id in run_ids}
@@ -307,17 +333,18 @@ class Runs:
 
 
 class Lane(journal.Lane):
-    """The store's own lane, with its two statements answered by the double. A lost answer raises an OSError."""
+    """The store's own lane, with its statements answered by the double. A lost answer raises an OSError."""
 
     def __init__(self, connection: Connection[Postgres]) -> None:
-        super().__init__("in memory")
+        super().__init__("in memory", monotonic=lambda: asyncio.get_running_loop().time() / SLOWER)
         self._line, self._server = connection.line, connection.server
 
-    async def _commit_once(self, batch: list[Transition]) -> int:
-        now_ms = await self._line.ask("commit", lambda: self._server.commit(batch))
-        if now_ms is None:
-            raise journal.Fenced("a run is not as its owner knew it")
-        return now_ms
+    async def _append(self, connection: object, one: Transition, changes: str, page: int) -> int:
+        return _passed(await self._line.ask("commit", lambda: self._server.append(one, changes, page)))
+
+    async def _write(self, connection: object, batch: Sequence[Transition]) -> int:
+        tail = self._tail
+        return _passed(await self._line.ask("commit", lambda: self._server.commit(batch, tail)))
 
     async def _connected(self) -> Any:
         return self
@@ -333,5 +360,12 @@ class Lane(journal.Lane):
 
     def _stand(self, run_id: RunId) -> dict[str, Any]:
         row = self._server.runs[run_id]
-        place = {"id": run_id, "epoch": row.epoch, "owner": row.owner, "last_seq": row.head.last_seq}
+        place = {"id": run_id, "epoch": row.epoch, "owner": row.owner, "last_seq": row.last_seq}
+        place |= {"written_seq": row.head.last_seq}
         return place | {"now_ms": self._server.now_ms(), "authority": self._server.authority.version}
+
+
+def _passed(now_ms: int | None) -> int:
+    if now_ms is None:
+        raise journal.Fenced("a run is not as its owner knew it")
+    return now_ms

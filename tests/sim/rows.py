@@ -9,6 +9,7 @@ from msgspec.structs import asdict, replace
 from daemon.machine.commands import Command, ReqId
 from daemon.machine.record import ApprovalRow, EventRow, StepRow, Transition, VerdictRow, revision_of
 from daemon.machine.state import PAST_KEPT, Attempt, Run, StepState, new_run
+from daemon.store.tail import Changes
 
 
 @dataclass(slots=True)
@@ -50,8 +51,23 @@ class RunRow:
     """When each seq was committed, by ``Postgres.moment``."""
     approvals: dict[tuple[int, int], list[tuple[float, ApprovalRow]]] = field(default_factory=dict)
     """Each revision of each step as it was written, each time, and when; the last one is the row."""
+    tail: list[tuple[Transition, Changes]] = field(default_factory=list)
+    """What was appended to the log and is not in head, steps and attempts yet."""
     intents: list[Intent] = field(default_factory=list)
     commands: list[CommandRow] = field(default_factory=list)
+
+    @property
+    def last_seq(self) -> int:
+        """How far the log goes."""
+        return self.tail[-1][0].run.last_seq if self.tail else self.head.last_seq
+
+    def checkpoint(self) -> None:
+        """Write the tail, as the trigger does when the run changes hands."""
+        for one, changes in self.tail:
+            self.head, self.last_at = one.run, one.at
+            self.steps.update({step.step_index: step for step in changes.steps})
+            self.attempts.update({(a.attempt.step_index, a.attempt.index): a.attempt for a in changes.attempts})
+        self.tail = []
 
     def read(self) -> Run:
         """The run, from its rows alone."""

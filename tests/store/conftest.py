@@ -110,7 +110,8 @@ class Book:
         return outcomes
 
     async def rows(self, table: str, run_id: UUID | None = None) -> list[dict[str, Any]]:
-        """All rows of a table (of a run), as dictionaries."""
+        """All rows of a table (of a run), as dictionaries, when what the log has is written to them."""
+        await self.lane.checkpoint()
         key = "id" if table == "workflow_runs" else "run_id"
         found = await self.pool.fetch(
             f"SELECT * FROM {table} WHERE $1::uuid IS NULL OR {key} = $1 ORDER BY 1, 2", run_id

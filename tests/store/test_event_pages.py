@@ -26,7 +26,8 @@ from tests.patience import eventually
 from tests.store.conftest import Book, move_schema
 from tests.store.test_schema import month, uuid_at
 
-MIGRATION = "0022.event_pages"
+MIGRATIONS = ("0022.event_pages", "0024.checkpoints")
+"""The one that is tested, and the later one that stands on it."""
 PAGES = """
     INSERT INTO workflow_run_pages (run_id, first_seq, events, created_at)
     SELECT t.run_id, t.first_seq, t.events, to_timestamp(t.at_ms / 1e3::float8)
@@ -37,7 +38,10 @@ ROWS = """
     SELECT t.run_id, t.seq, t.event_type, t.payload::json, to_timestamp(t.at_ms / 1e3::float8)
     FROM unnest($4::commit_event[]) AS t
 """
-OLD = COMMIT.replace(PAGES, ROWS)
+PAGE = """
+        AND (g.page IS NULL OR EXISTS (
+            SELECT FROM workflow_run_pages p WHERE p.run_id = g.run_id AND p.first_seq = g.page))"""
+OLD = COMMIT.replace(PAGES, ROWS).replace(PAGE, "").replace("commit_run_after[]", "commit_run[]")
 FILL = """
 INSERT INTO workflow_run_pages SELECT $1, 5 * g + 1, json_agg(json_build_array('tool.log', '{}'::json)), now()
 FROM generate_series(0, $2 - 1) AS g, generate_series(1, 5) GROUP BY g
@@ -48,8 +52,19 @@ async def write_as_old(writer: Pool | asyncpg.Connection[asyncpg.Record], *trans
     """Commit as a node of the release before does."""
     for one in transitions:
         given = arguments([one]).moved
+        given[0] = [(*run[:4], *run[5:]) for run in given[0]]
         given[3] = [(one.run_id, row.seq, row.event_type, row.payload, one.at) for row in one.events]
         assert await writer.fetchval(OLD, *given)
+
+
+def back(database: str) -> None:
+    for migration in reversed(MIGRATIONS):
+        move_schema(database, migration, back=True)
+
+
+def forward(database: str) -> None:
+    for migration in MIGRATIONS:
+        move_schema(database, migration)
 
 
 async def carried(book: Book) -> tuple[Story, list[Transition]]:
@@ -74,7 +89,9 @@ async def rows(book: Book, run_id: UUID) -> list[tuple[object, ...]]:
 
 
 def test_the_statement_of_the_release_before_is_another() -> None:
-    assert OLD != COMMIT
+    assert ROWS in OLD
+    assert "commit_run[]" in OLD
+    assert PAGE in COMMIT
 
 
 async def test_a_commit_is_one_row_and_reads_as_a_row_an_event(book: Book) -> None:
@@ -110,6 +127,7 @@ async def test_a_log_reads_the_same_whoever_wrote_which_part_of_it(book: Book, o
             await write_as_old(book.pool, one)
         else:
             await book.lane.commit([one])
+            await book.lane.checkpoint()
     assert bool(await book.rows("workflow_run_single_events")) == ("o" in old)
     log, run_id, told = EventLog(book.pool), story.run.id, frames(transitions)
     assert len(told) == story.run.last_seq
@@ -143,7 +161,7 @@ async def test_two_commits_from_the_same_state_collide_whatever_the_fence_says(b
     await book.lane.commit([first])
     before = await book.rows("workflow_run_pages")
     await book.pool.execute("UPDATE workflow_runs SET last_seq = $1", first.expected_seq)
-    assert set((await book.lane.commit([first])).poisoned) == {story.run.id}
+    assert set((await book.lane.commit([first])).committed) == {story.run.id}, "it is in the log"
     assert await book.rows("workflow_run_pages") == before
 
 
@@ -193,6 +211,7 @@ async def test_the_way_back_and_forward_keeps_every_event(book: Book, database: 
     await write_as_old(book.pool, transitions[0])
     for one in transitions[1:3]:
         await book.lane.commit([one])
+    await book.lane.checkpoint()
     assert await Claims(book.pool).ensure_partitions(5) == 2
     await book.pool.execute(FILL, late, 2)
     imported = uuid4()
@@ -201,7 +220,7 @@ async def test_the_way_back_and_forward_keeps_every_event(book: Book, database: 
     assert [len(found) for found in before[1:]] == [10, 5]
 
     await book.pool.expire_connections()
-    move_schema(database, MIGRATION, back=True)
+    back(database)
     assert [await rows(book, run_id) for run_id in (story.run.id, late, imported)] == before
     where = "SELECT DISTINCT tableoid::regclass::text FROM workflow_run_events WHERE run_id = $1"
     assert await book.pool.fetchval(where, late) == f"workflow_run_events_{month(5):%Y_%m}"
@@ -211,7 +230,7 @@ async def test_the_way_back_and_forward_keeps_every_event(book: Book, database: 
         await book.pool.execute("DELETE FROM workflow_run_events")
     await write_as_old(book.pool, transitions[3])
 
-    move_schema(database, MIGRATION)
+    forward(database)
     for one in transitions[4:]:
         await book.lane.commit([one])
     page = await EventLog(book.pool).page(story.run.id, after_seq=0, limit=1000)
@@ -226,7 +245,7 @@ async def test_a_page_that_is_being_written_is_not_lost_on_the_way_back(
     waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = $1)"
     async with other.transaction():
         await other.execute(FILL, run_id, 1)
-        moving = asyncio.create_task(asyncio.to_thread(move_schema, database, MIGRATION, back=True))
+        moving = asyncio.create_task(asyncio.to_thread(back, database))
         name = await other.fetchval("SELECT current_database()")
         await eventually(lambda: book.pool.fetchval(waiting, name), what="the migration being kept waiting")
     await moving
@@ -237,10 +256,10 @@ async def test_a_node_goes_on_with_what_it_has_prepared_while_the_database_is_mi
     book: Book, database: str, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     await book.pool.expire_connections()
-    move_schema(database, MIGRATION, back=True)
+    back(database)
     story, transitions = await carried(book)
     await write_as_old(other, *transitions[:2])
-    move_schema(database, MIGRATION)
+    forward(database)
     await write_as_old(other, *transitions[2:])
     assert await other.fetchval("SELECT ensure_event_partitions(3)") == 0
     page = await EventLog(book.pool).page(story.run.id, after_seq=0, limit=1000)
@@ -250,11 +269,11 @@ async def test_a_node_goes_on_with_what_it_has_prepared_while_the_database_is_mi
 async def test_a_role_that_wrote_the_log_still_may_as_soon_as_it_is_migrated(
     admin: psycopg.Connection, book: Book, database: str, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    move_schema(database, MIGRATION, back=True)
+    back(database)
     admin.execute('CREATE ROLE "old node"')
     try:
         await other.execute('GRANT SELECT, INSERT ON workflow_run_events TO "old node"')
-        move_schema(database, MIGRATION)
+        forward(database)
         await other.execute('SET ROLE "old node"')
         await other.execute("INSERT INTO workflow_run_events VALUES ($1, 1, 'tool.log', '{}', now())", uuid4())
         await other.execute(FILL, uuid4(), 1)

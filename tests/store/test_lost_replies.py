@@ -6,10 +6,12 @@ Real connections are cut, real servers restarted, real locks taken; nothing is t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import asyncpg
 import pytest
@@ -41,10 +43,23 @@ async def wire(database: str) -> AsyncIterator[Wire]:
         await opened.close()
 
 
+@pytest.fixture(params=["appended", "written"])
+def monotonic(request: pytest.FixtureRequest) -> Callable[[], float]:
+    """The lane's clock: under one of these commits are appended to the log, under the other written to the rows too."""
+    return time.monotonic if request.param == "appended" else itertools.count(step=10.0).__next__
+
+
 @pytest.fixture
-async def far(pool: Pool, wire: Wire) -> AsyncIterator[Book]:
+async def far(pool: Pool, wire: Wire, monotonic: Callable[[], float]) -> AsyncIterator[Book]:
     """A book whose lane goes through the wire; everything else reaches Postgres directly."""
-    lane = Lane(wire.url)
+    lane = Lane(wire.url, monotonic=monotonic)
+    yield Book(pool, lane)
+    await lane.close()
+
+
+@pytest.fixture
+async def book(pool: Pool, database: str, monotonic: Callable[[], float]) -> AsyncIterator[Book]:
+    lane = Lane(database, monotonic=monotonic)
     yield Book(pool, lane)
     await lane.close()
 
@@ -126,7 +141,9 @@ async def test_a_lost_commit_that_goes_on_is_never_taken_for_what_is_decided_aft
 
 
 async def _advanced(book: Book, last_seq: int, story: Story) -> bool:
-    return bool(await book.pool.fetchval("SELECT last_seq FROM workflow_runs WHERE id = $1", story.run.id) == last_seq)
+    return bool(
+        await book.pool.fetchval("SELECT last_seq FROM workflow_run_heads WHERE id = $1", story.run.id) == last_seq
+    )
 
 
 async def test_a_lost_answer_of_a_refusal_decides_the_command_once(far: Book, wire: Wire) -> None:
@@ -165,6 +182,25 @@ async def test_a_repeat_that_meets_the_first_try_still_under_way_is_not_applied_
         await eventually(lambda: waiting(far.pool, 2))
     assert set((await writing).committed) == {story.run.id}
     assert await far.seqs(story.run.id) == list(range(1, story.run.last_seq + 1))
+
+
+@pytest.mark.parametrize("lost", ["question", "answer"])
+@pytest.mark.parametrize("then", ["appended", "written"])
+async def test_after_a_checkpoint_that_got_no_answer_the_run_goes_on(
+    pool: Pool, wire: Wire, lost: Literal["question", "answer"], then: str
+) -> None:
+    now = 0.0
+    lane = Lane(wire.url, monotonic=lambda: now)
+    book = Book(pool, lane)
+    story = await ongoing(book)
+    wire.lose(lost)
+    assert not await lane.checkpoint()
+    assert wire.lost == 1
+    now += 0.0 if then == "appended" else 10.0
+    assert set((await book.write(story)).committed) == {story.run.id}
+    assert [row["status"] for row in await book.rows("workflow_run_steps")] == ["success", "running"]
+    assert await book.claim(story.run.id) == story.run
+    await lane.close()
 
 
 async def test_of_a_batch_each_run_gets_its_own_answer_after_a_loss(far: Book, wire: Wire) -> None:
@@ -291,6 +327,7 @@ async def test_a_serialisation_failure_is_repeated(book: Book, other: Session, d
     await other.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     before = repeats()
     async with other.transaction():
+        await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", story.run.id)
         await other.execute("UPDATE workflow_runs SET recoveries = 1 WHERE id = $1", story.run.id)
         writing = asyncio.create_task(book.write(story))
         await eventually(lambda: waiting(book.pool, 1))
