@@ -28,6 +28,11 @@ CREATE VIEW workflow_run_heads AS
         ORDER BY p.first_seq DESC LIMIT 1
     ) newest ON true;
 
+-- How far a run's log goes at this moment, asked anew: whoever has waited for a lock of the run is answered what was
+-- appended meanwhile, which its own statement does not see.
+CREATE FUNCTION newest_seq(run uuid) RETURNS bigint LANGUAGE sql VOLATILE AS
+    'SELECT last_seq FROM workflow_run_heads WHERE id = run';
+
 -- Writes as the commit does (`store/sql`), page by page. A page that cannot be written, which no node appends, must not
 -- keep the runs of the same statement from being claimed: then the row stays behind, and who claimed it sees that.
 CREATE FUNCTION checkpoint_run() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -102,5 +107,6 @@ BEGIN
         WHERE c.oid = 'workflow_runs'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
     LOOP
         EXECUTE format('GRANT SELECT ON workflow_run_heads TO %s', given.role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION newest_seq(uuid) TO %s', given.role);
     END LOOP;
 END $$;

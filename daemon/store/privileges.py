@@ -47,6 +47,7 @@ CALLS = (
     "ensure_event_partitions(integer)",
     "uuid_v7_floor(timestamptz)",
     "refuse_commit()",
+    "newest_seq(uuid)",
     "tool_fits(text, text)",
     "decides_for(text, text, text[])",
     "asked_to_decide(uuid, text[])",

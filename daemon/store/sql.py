@@ -236,14 +236,16 @@ FROM unnest($1::uuid[]) AS want(id)
 """
 
 # Who lets a held run go may not have heard that the hold is over, and may never hear it: then the run is due at once.
+# How far the log goes is asked once the row is locked: an append that was waited for leaves the row as it was.
 RELEASE = """
 WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
         AS t(id, epoch, owner, wake_ms, last_seq)
 ), held AS (
-    SELECT r.id FROM workflow_runs r JOIN given g ON g.id = r.id
-    WHERE r.epoch = g.epoch AND r.owner = g.owner
-        AND g.last_seq = (SELECT h.last_seq FROM workflow_run_heads h WHERE h.id = g.id) ORDER BY r.id FOR UPDATE OF r
+    SELECT r.id, g.last_seq FROM workflow_runs r JOIN given g ON g.id = r.id
+    WHERE r.epoch = g.epoch AND r.owner = g.owner ORDER BY r.id FOR UPDATE OF r
+), known AS MATERIALIZED (
+    SELECT held.id, newest_seq(held.id) = held.last_seq AS well FROM held
 )
 UPDATE workflow_runs r SET owner = NULL, recoveries = 0, wake_at = CASE
     WHEN r.status = 'paused' AND r.paused_reason = 'held' AND NOT EXISTS (
@@ -252,7 +254,7 @@ UPDATE workflow_runs r SET owner = NULL, recoveries = 0, wake_at = CASE
                 SELECT s.snapshot -> 'steps' -> r.current_step_index -> 'tool_config' ->> 'agent_id'
                 FROM workflow_run_specs s WHERE s.run_id = r.id)))
     ) THEN clock_timestamp() ELSE to_timestamp(g.wake_ms / 1000.0) END
-FROM given g JOIN held ON held.id = g.id WHERE r.id = held.id
+FROM given g JOIN known ON known.id = g.id AND known.well WHERE r.id = known.id
 RETURNING r.id
 """
 

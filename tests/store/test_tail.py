@@ -245,6 +245,26 @@ async def test_a_claim_waits_for_an_append_that_is_under_way_and_reads_it(
     assert await claiming == story.run
 
 
+async def test_a_run_is_not_let_go_in_a_state_that_an_append_under_way_leaves_behind(
+    book: Book, other: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    story, commits = await moving(book, 2)
+    tail = book.lane._tail
+    assert tail is not None
+    changes = tail.changes(commits[0], 0.0)
+    assert changes is not None
+    transaction = other.transaction()
+    await transaction.start()
+    assert await other.fetchval(APPEND, *appending(commits[0], changes, tail.page))
+    letting_go = book.claims.release([(story.run.id, story.epoch, "me", None, commits[0].expected_seq)])
+    releasing = asyncio.create_task(letting_go)
+    locked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    await eventually(lambda: book.pool.fetchval(locked), what="the release being kept waiting")
+    await transaction.commit()
+    assert await releasing == set()
+    assert await book.claims.release([(story.run.id, story.epoch, "me", None, story.run.last_seq)]) == {story.run.id}
+
+
 async def test_an_append_that_waits_for_a_claim_is_fenced(
     book: Book, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
