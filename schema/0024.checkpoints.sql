@@ -3,6 +3,9 @@
 -- run changes hands: a checkpoint. So who claims a run, and who reads one that nobody holds, finds rows as ever.
 -- depends: 0022.event_pages 0020.risk_of_attempts
 
+-- In the order of a commit's locks: nodes go on while this is migrated, and would wait for it in a circle.
+LOCK TABLE workflow_runs IN SHARE ROW EXCLUSIVE MODE;
+
 -- {"step_index": …, "steps": [StepRow, …], "attempts": [AttemptRow, …]}, by the names of their fields (`daemon/machine`).
 ALTER TABLE workflow_run_pages ADD COLUMN changes json;
 

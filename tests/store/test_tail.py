@@ -381,3 +381,18 @@ async def test_the_way_back_writes_what_was_appended(book: Book, database: str) 
     await book.pool.expire_connections()
     move_schema(database, "0024.checkpoints", back=True)
     assert await rows(book.pool, story.run.id) == before
+
+
+async def test_a_commit_under_way_and_the_migration_do_not_wait_for_each_other(
+    book: Book, database: str, other: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """A commit locks the runs' table first and the pages' last."""
+    await book.pool.expire_connections()
+    move_schema(database, "0024.checkpoints", back=True)
+    async with other.transaction():
+        await other.execute("UPDATE workflow_runs SET recoveries = 0")
+        migrating = asyncio.create_task(asyncio.to_thread(move_schema, database, "0024.checkpoints"))
+        locked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        await eventually(lambda: book.pool.fetchval(locked), what="the migration being kept waiting")
+        await other.execute("INSERT INTO workflow_run_pages SELECT gen_random_uuid(), 1, '[]', now()")
+    await migrating
