@@ -46,6 +46,9 @@ BEGIN
         SELECT p.first_seq + json_array_length(p.events) - 1 AS last_seq, p.created_at, p.changes
         FROM workflow_run_pages p WHERE p.run_id = NEW.id AND p.first_seq > OLD.last_seq ORDER BY p.first_seq
     LOOP
+        IF page.changes IS NULL THEN
+            RAISE null_value_not_allowed USING MESSAGE = 'a page does not say what it changes';
+        END IF;
         INSERT INTO workflow_run_steps AS s (
             run_id, step_index, step_id, status, attempts, approved_by, approved_at_ms, decided_by, decided_at_ms, note)
         SELECT NEW.id, t.* FROM json_to_recordset(page.changes -> 'steps') AS t (

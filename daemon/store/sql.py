@@ -150,7 +150,8 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
     (SELECT s.principal FROM workflow_run_specs s WHERE s.run_id = r.id) AS principal,
-    EXISTS (SELECT FROM workflow_run_pages p WHERE p.run_id = r.id AND p.first_seq > r.last_seq) AS behind
+    (SELECT max(p.first_seq + json_array_length(p.events) - 1) FROM workflow_run_pages p
+        WHERE p.run_id = r.id AND p.first_seq > r.last_seq) AS ahead_seq
 """
 
 # Taking a run from an owner who never let it go is a takeover. `recoveries` counts those since its last commit or

@@ -359,18 +359,18 @@ async def test_where_postgres_has_lost_an_appended_page_nothing_is_added_to_the_
     assert await book.seqs(story.run.id) == list(range(1, row["last_seq"] + 1))
 
 
-async def test_a_page_that_no_row_can_take_keeps_no_other_run_from_being_claimed(book: Book) -> None:
+@pytest.mark.parametrize("changes", ["replace(changes::text, 'intent', 'nonsense')::json", "NULL"])
+async def test_a_page_that_no_row_can_take_keeps_no_other_run_from_being_claimed(book: Book, changes: str) -> None:
     damaged, commits = await moving(book, 2)
     sound = await book.open(step())
     await appended(book, *commits)
     async with book.pool.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
-        await connection.execute(
-            "UPDATE workflow_run_pages SET changes = replace(changes::text, 'intent', 'nonsense')::json"
-            " WHERE changes IS NOT NULL"
-        )
+        await connection.execute(f"UPDATE workflow_run_pages SET changes = {changes} WHERE changes IS NOT NULL")
     claimed, _ = await book.claims.claim({damaged.run.id: "n/1", sound.run.id: "n/2"})
     assert [run.id for run, _ in claimed] == [sound.run.id]
+    (row,) = (await rows(book.pool, damaged.run.id))["workflow_runs"]
+    assert (row["owner"], row["wake_at"] is None) == (None, False), "it is let go, to be offered again"
     assert await book.seqs(damaged.run.id) == list(range(1, commits[0].run.last_seq + 1))
 
 
