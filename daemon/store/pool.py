@@ -65,8 +65,8 @@ def session(name: str, *, pooled: bool) -> dict[str, Any]:
 async def open_pool(url: str, *, size: int, patience_s: float, pooled: bool = False) -> Pool:
     """A pool of at most ``size`` connections, once Postgres answers.
 
-    Raises SetupError, the URL in it with its password masked, when that takes longer than ``patience_s`` or when the
-    server is older than PostgreSQL 15.
+    Raises SetupError, the URL in it with its password masked, when that takes longer than ``patience_s``, when the
+    server is older than PostgreSQL 15, or when its transactions are isolated otherwise than by read committed.
     """
     until = time.monotonic() + patience_s
     while True:
@@ -82,7 +82,7 @@ async def open_pool(url: str, *, size: int, patience_s: float, pooled: bool = Fa
         except (asyncpg.PostgresError, ValueError) as fault:
             raise SetupError(f"Postgres at {mask(url)} refuses: {plain(fault)}") from None
         else:
-            await _check_version(pool, url)
+            await _check_server(pool, url)
             return pool
 
 
@@ -111,12 +111,20 @@ async def _nothing_to_reset(_: Connection) -> None:
     """
 
 
-async def _check_version(pool: Pool, url: str) -> None:
+async def _check_server(pool: Pool, url: str) -> None:
+    """A claim that has waited for an append must see it, so each statement needs a snapshot of its own."""
     async with pool.acquire() as connection:
         version = connection.get_server_version()
+        isolation = await connection.fetchval("SHOW transaction_isolation")
     if (version.major, version.minor) < OLDEST_SERVER:
         await pool.close()
         raise SetupError(f"Postgres at {mask(url)} is version {version.major}; Runwarden needs 15 or newer.")
+    if isolation not in ("read committed", "read uncommitted"):
+        await pool.close()
+        raise SetupError(
+            f"Transactions at {mask(url)} begin as {isolation}; Runwarden needs read committed: "
+            "ALTER DATABASE … (or ALTER ROLE …) SET default_transaction_isolation = 'read committed'."
+        )
 
 
 def plain(fault: BaseException) -> str:

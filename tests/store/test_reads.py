@@ -7,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+import psycopg
 import pytest
 import uuid_utils.compat as uuid7
 
@@ -176,6 +177,16 @@ async def test_every_read_says_that_the_store_is_away(pool: Pool) -> None:
         await Runs(pool).head(uuid7.uuid7(), by=Caller("ann"))
     with pytest.raises(StoreUnavailable):
         await EventLog(pool).page(uuid7.uuid7(), after_seq=0, limit=1)
+
+
+async def test_a_database_whose_claims_would_not_see_what_they_waited_for_is_refused(
+    admin: psycopg.Connection, database: str
+) -> None:
+    """Such a claim would find the run as it was before the append that it waited for, and send its calls again."""
+    name = database.split("/")[3].split("?")[0]
+    admin.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    with pytest.raises(SetupError, match="begin as repeatable read; Runwarden needs read committed"):
+        await open_pool(database, size=2, patience_s=5)
 
 
 async def test_a_postgres_that_does_not_answer_is_named_without_its_password() -> None:
