@@ -245,9 +245,7 @@ WITH given AS (
 ), held AS (
     SELECT r.id, g.last_seq FROM workflow_runs r JOIN given g ON g.id = r.id
     WHERE r.epoch = g.epoch AND r.owner = g.owner ORDER BY r.id FOR UPDATE OF r
-), known AS MATERIALIZED (
-    SELECT held.id, newest_seq(held.id) = held.last_seq AS well FROM held
-)
+), known AS MATERIALIZED (SELECT held.id, newest_seq(held.id) = held.last_seq AS well FROM held)
 UPDATE workflow_runs r SET owner = NULL, recoveries = 0, wake_at = CASE
     WHEN r.status = 'paused' AND r.paused_reason = 'held' AND NOT EXISTS (
         SELECT FROM holds h WHERE h.released_at IS NULL AND (
