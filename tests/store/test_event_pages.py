@@ -255,9 +255,9 @@ async def test_a_page_that_is_being_written_is_not_lost_on_the_way_back(
 async def test_a_node_goes_on_with_what_it_has_prepared_while_the_database_is_migrated(
     book: Book, database: str, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
+    story, transitions = await carried(book)
     await book.pool.expire_connections()
     back(database)
-    story, transitions = await carried(book)
     await write_as_old(other, *transitions[:2])
     forward(database)
     await write_as_old(other, *transitions[2:])
