@@ -90,7 +90,7 @@ BEGIN
         NEW.last_activity_at := page.created_at;
     END LOOP;
     RETURN NEW;
-EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
     RAISE WARNING 'the pages of run % cannot be written to its rows: %', NEW.id, SQLERRM;
     NEW.last_seq := OLD.last_seq;
     NEW.current_step_index := OLD.current_step_index;

@@ -359,7 +359,15 @@ async def test_where_postgres_has_lost_an_appended_page_nothing_is_added_to_the_
     assert await book.seqs(story.run.id) == list(range(1, row["last_seq"] + 1))
 
 
-@pytest.mark.parametrize("changes", ["replace(changes::text, 'intent', 'nonsense')::json", "NULL"])
+DEEP = "repeat('[', 100000) || repeat(']', 100000)"
+DAMAGES = {
+    "nonsense": "replace(changes::text, 'intent', 'nonsense')::json",
+    "nothing": "NULL",
+    "too deep a result": f"""replace(changes::text, '"result":null', '"result":"' || {DEEP} || '"')::json""",
+}
+
+
+@pytest.mark.parametrize("changes", DAMAGES.values(), ids=DAMAGES)
 async def test_a_page_that_no_row_can_take_keeps_no_other_run_from_being_claimed(book: Book, changes: str) -> None:
     damaged, commits = await moving(book, 2)
     sound = await book.open(step())
