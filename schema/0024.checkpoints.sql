@@ -36,7 +36,7 @@ CREATE VIEW workflow_run_heads AS
 CREATE FUNCTION newest_seq(run uuid) RETURNS bigint LANGUAGE sql VOLATILE AS
     'SELECT last_seq FROM workflow_run_heads WHERE id = run';
 
--- Writes as the commit does (`store/sql`), page by page. A page that cannot be written, which no node appends, must not
+-- Writes as the commit does (`store/commit`), page by page. A page that cannot be written, which no node appends, must not
 -- keep the runs of the same statement from being claimed: then the row stays behind, and who claimed it sees that.
 CREATE FUNCTION checkpoint_run() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

@@ -20,9 +20,9 @@ import asyncpg
 
 from daemon import telemetry
 from daemon.machine.record import Known, Outcomes, Transition
+from daemon.store.commit import APPEND, COMMIT, COMMIT_DECIDING, FENCED, WHERE_IT_STANDS, appending, arguments
 from daemon.store.pool import CONNECT_TIMEOUT_S, CONTENDED, GONE, REFUSED, Connection, plain, session
 from daemon.store.quarantine import is_behind, park_lost
-from daemon.store.sql import APPEND, COMMIT, COMMIT_DECIDING, FENCED, WHERE_IT_STANDS, appending, arguments
 from daemon.store.tail import CHECKPOINT_AFTER_S, Tail
 from daemon.telemetry import log
 

@@ -45,6 +45,7 @@ from daemon.machine.needs import Facts, Unknown
 from daemon.machine.record import Known, Transition, VerdictRow, record, verdict
 from daemon.machine.state import IllegalMove, Limits, Run
 from daemon.store import sql
+from daemon.store.commit import COMMIT_DECIDING, arguments
 from daemon.store.loading import command_of, load, log_seq
 from daemon.store.migrate import missing
 from daemon.store.pool import Connection, open_pool, reading
@@ -152,8 +153,8 @@ async def _park(
         except (IllegalMove, AttributeError, LookupError, TypeError, ValueError):  # rows that say what no engine wrote
             log.exception("a run cannot be parked", run_id=str(run.id))
             damaged[run.id] = (epoch, run.last_seq)
-    given = sql.arguments(transitions)
-    await connection.fetch(sql.COMMIT_DECIDING, *given.moved, *given.decided)
+    given = arguments(transitions)
+    await connection.fetch(COMMIT_DECIDING, *given.moved, *given.decided)
     released = [(one.run_id, one.epoch, token, deadline(one.run, now), one.run.last_seq) for one in transitions]
     released += [(run_id, epoch, token, None, last_seq) for run_id, (epoch, last_seq) in damaged.items()]
     await connection.fetch(sql.RELEASE, *sql.columns(released, 5))

@@ -21,8 +21,8 @@ from daemon.machine.spec import WorkflowSpec
 from daemon.machine.state import TERMINAL, Run, new_run
 from daemon.store import journal
 from daemon.store.claims import FREE_TAKEOVERS, TAKEOVER_PAUSE_MAX_S, TAKEOVER_PAUSE_S
+from daemon.store.commit import WHERE_IT_STANDS
 from daemon.store.passive import Due
-from daemon.store.sql import WHERE_IT_STANDS
 from daemon.store.tail import Tail, decode
 from tests.machine.scenario import passive
 from tests.sim.authority import Authority

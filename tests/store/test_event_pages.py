@@ -18,9 +18,9 @@ import pytest
 
 from daemon.machine.record import Transition
 from daemon.store.claims import Claims
+from daemon.store.commit import COMMIT, arguments
 from daemon.store.log import EVENTS, EventLog, Page
 from daemon.store.pool import Pool
-from daemon.store.sql import COMMIT, arguments
 from tests.machine.scenario import Story, step
 from tests.patience import eventually
 from tests.store.conftest import Book, move_schema

@@ -12,8 +12,8 @@ from daemon.machine.commands import Epoch
 from daemon.machine.record import Transition, VerdictRow, verdict
 from daemon.store import journal
 from daemon.store.commands import Commands, NewCommand
+from daemon.store.commit import COMMIT
 from daemon.store.journal import Lane
-from daemon.store.sql import COMMIT
 from tests.machine.scenario import acked, chunk, done, failed, step
 from tests.store.conftest import ANN, Book
 
