@@ -26,6 +26,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[^\x00]*$": "must not have NUL characters",
     r"^[^*]*(\*[^*]*){0,4}$": "may have at most four *",
     r"^[a-zA-Z0-9][a-zA-Z0-9_-]{2,63}$": "must have 3 to 64 letters, digits, _ or -, and begin with a letter or digit",
+    r"[^\s\x00-\x1f]": "must say something: it is blank",
     r"^[!-~]+$": "must be of letters, digits and signs of ASCII, without a space",
     r"^sha256:[0-9a-f]{64}$": "must be sha256: and 64 hexadecimal digits, as the approval tells it",
     r"^[A-Za-z0-9_-]{32}$": "must be the next_cursor of the page before, unchanged",
