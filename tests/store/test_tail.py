@@ -30,6 +30,7 @@ from tests.store.test_claims import Tale
 
 ROWS = ("workflow_runs", "workflow_run_steps", "workflow_run_attempts")
 ANN = Caller("ann")
+LOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 class Clock:
@@ -65,6 +66,18 @@ async def appended(book: Book, *commits: Transition) -> None:
         before = counted("appends")
         assert (await book.lane.commit([one])).committed
         assert counted("appends") == before + 1
+
+
+async def appending_in(other: asyncpg.Connection[asyncpg.Record], book: Book, one: Transition) -> Any:
+    """The transaction of a session that has appended a commit of the lane's run, and has not ended."""
+    tail = book.lane._tail
+    assert tail is not None
+    changes = tail.changes(one, 0.0)
+    assert changes is not None
+    transaction = other.transaction()
+    await transaction.start()
+    assert await other.fetchval(APPEND, *appending(one, changes, tail.page))
+    return transaction
 
 
 async def moving(book: Book, steps: int = 3) -> tuple[Story, list[Transition]]:
@@ -204,16 +217,9 @@ async def test_a_claim_waits_for_an_append_that_is_under_way_and_reads_it(
     book: Book, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     story, commits = await moving(book, 2)
-    tail = book.lane._tail
-    assert tail is not None
-    changes = tail.changes(commits[0], 0.0)
-    assert changes is not None
-    transaction = other.transaction()
-    await transaction.start()
-    assert await other.fetchval(APPEND, *appending(commits[0], changes, tail.page))
+    transaction = await appending_in(other, book, commits[0])
     claiming = asyncio.create_task(book.claim(story.run.id, "thief"))
-    locked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    await eventually(lambda: book.pool.fetchval(locked), what="the claim being kept waiting")
+    await eventually(lambda: book.pool.fetchval(LOCKED), what="the claim being kept waiting")
     await transaction.commit()
     assert await claiming == story.run
 
@@ -221,18 +227,10 @@ async def test_a_claim_waits_for_an_append_that_is_under_way_and_reads_it(
 async def test_a_run_is_not_let_go_in_a_state_that_an_append_under_way_leaves_behind(
     book: Book, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    story, commits = await moving(book, 2)
-    tail = book.lane._tail
-    assert tail is not None
-    changes = tail.changes(commits[0], 0.0)
-    assert changes is not None
-    transaction = other.transaction()
-    await transaction.start()
-    assert await other.fetchval(APPEND, *appending(commits[0], changes, tail.page))
-    letting_go = book.claims.release([(story.run.id, story.epoch, "me", None, commits[0].expected_seq)])
-    releasing = asyncio.create_task(letting_go)
-    locked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    await eventually(lambda: book.pool.fetchval(locked), what="the release being kept waiting")
+    story, (one,) = await moving(book, 2)
+    before, transaction = one.expected_seq, await appending_in(other, book, one)
+    releasing = asyncio.create_task(book.claims.release([(story.run.id, story.epoch, "me", None, before)]))
+    await eventually(lambda: book.pool.fetchval(LOCKED), what="the release being kept waiting")
     await transaction.commit()
     assert await releasing == set()
     assert await book.claims.release([(story.run.id, story.epoch, "me", None, story.run.last_seq)]) == {story.run.id}
@@ -247,8 +245,7 @@ async def test_an_append_that_waits_for_a_claim_is_fenced(
     await other.execute("SELECT FROM workflow_runs WHERE id = $1 FOR UPDATE", story.run.id)
     await other.execute("UPDATE workflow_runs SET epoch = epoch + 1, owner = 'thief' WHERE id = $1", story.run.id)
     committing = asyncio.create_task(book.lane.commit(commits))
-    locked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    await eventually(lambda: book.pool.fetchval(locked), what="the append being kept waiting")
+    await eventually(lambda: book.pool.fetchval(LOCKED), what="the append being kept waiting")
     await transaction.commit()
     assert (await committing).fenced == {story.run.id}
     assert await book.seqs(story.run.id) == list(range(1, commits[0].expected_seq + 1))
@@ -284,11 +281,10 @@ async def test_where_postgres_has_lost_an_appended_page_nothing_is_added_to_the_
     assert await book.seqs(story.run.id) == list(range(1, row["last_seq"] + 1))
 
 
-DEEP = "repeat('[', 100000) || repeat(']', 100000)"
 DAMAGES = {
     "nonsense": "replace(changes::text, 'intent', 'nonsense')::json",
     "nothing": "NULL",
-    "too deep a result": f"""replace(changes::text, '"result":null', '"result":"' || {DEEP} || '"')::json""",
+    "too deep": """replace(changes::text, '"result":null', '"result":"' || repeat('[', 99999) || '"')::json""",
 }
 
 
@@ -325,7 +321,6 @@ async def test_a_commit_under_way_and_the_migration_do_not_wait_for_each_other(
     async with other.transaction():
         await other.execute("UPDATE workflow_runs SET recoveries = 0")
         migrating = asyncio.create_task(asyncio.to_thread(move_schema, database, "0024.checkpoints"))
-        locked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        await eventually(lambda: book.pool.fetchval(locked), what="the migration being kept waiting")
+        await eventually(lambda: book.pool.fetchval(LOCKED), what="the migration being kept waiting")
         await other.execute("INSERT INTO workflow_run_pages SELECT gen_random_uuid(), 1, '[]', now()")
     await migrating
