@@ -46,27 +46,27 @@ class EventRow(Struct, frozen=True, gc=False):
     payload: str
 
 
-class StepRow(Struct, frozen=True, gc=False):
+class StepRow(Struct, frozen=True, gc=False, omit_defaults=True):
     step_index: int
     step_id: str
     status: str
     attempts: int
-    approved_by: str | None
-    approved_at_ms: int | None
-    decided_by: str | None
-    decided_at_ms: int | None
-    note: str | None
+    approved_by: str | None = None
+    approved_at_ms: int | None = None
+    decided_by: str | None = None
+    decided_at_ms: int | None = None
+    note: str | None = None
 
 
-class AttemptRow(Struct, frozen=True, gc=False):
+class AttemptRow(Struct, frozen=True, gc=False, omit_defaults=True):
     """Nones in the last four mean "as it was" (a JSON null clears); ``log_tail`` is appended to what stands."""
 
     attempt: Attempt
-    arguments: str | None
-    error: str | None
-    exit_code: int | None
-    result: str | None
-    log_tail: str | None
+    arguments: str | None = None
+    error: str | None = None
+    exit_code: int | None = None
+    result: str | None = None
+    log_tail: str | None = None
 
 
 class ApprovalRow(NamedTuple):

@@ -97,7 +97,7 @@ class Limits(Struct, frozen=True, kw_only=True, gc=False):
     """How often in a row a harmless call of unknown outcome is repeated before a person is asked (a count)."""
 
 
-class Attempt(Struct, frozen=True, kw_only=True, gc=False):
+class Attempt(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One call of a step's tool. Times are epoch ms; ``ended_at`` set means there is a verdict."""
 
     step_index: int

@@ -9,7 +9,7 @@ from msgspec.structs import fields, replace
 
 from daemon.machine.record import Transition
 from daemon.machine.state import Attempt
-from daemon.store.tail import CHANGES_BYTES, QUICK_S, Tail
+from daemon.store.tail import CHANGES_BYTES, QUICK_S, Changes, Tail, decode
 from tests.machine.scenario import Story, acked, done, step
 
 
@@ -50,6 +50,14 @@ def tail_and_next() -> tuple[Tail, Transition]:
 def test_what_goes_on_at_once_is_appended() -> None:
     tail, one = tail_and_next()
     assert tail.changes(one, QUICK_S) is not None
+
+
+def test_a_page_says_what_changed_and_nothing_of_what_nobody_said() -> None:
+    tail, one = tail_and_next()
+    changes = tail.changes(one, 0.0)
+    assert changes is not None
+    assert decode(changes) == Changes(one.run.step_index, one.steps, one.attempts)
+    assert "null" not in changes
 
 
 @pytest.mark.parametrize("changed", ["epoch", "owner", "expected_seq"])

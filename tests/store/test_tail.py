@@ -284,7 +284,7 @@ async def test_where_postgres_has_lost_an_appended_page_nothing_is_added_to_the_
 DAMAGES = {
     "nonsense": "replace(changes::text, 'intent', 'nonsense')::json",
     "nothing": "NULL",
-    "too deep": """replace(changes::text, '"result":null', '"result":"' || repeat('[', 99999) || '"')::json""",
+    "too deep": """replace(changes::text, '"attempt":', '"result":"' || repeat('[', 99999) || '","attempt":')::json""",
 }
 
 
