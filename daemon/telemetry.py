@@ -62,6 +62,7 @@ claims = _counters("runwarden_claims_total", "Runs taken, by what became of it."
 passivations = _counter("runwarden_passivations_total", "Runs let go because they only wait.")
 turns = _counter("runwarden_turns_total", "Turns of runs: an inbox read and folded.")
 parked = _counter("runwarden_parked_total", "Runs set aside as engine_interrupted because their own turn failed.")
+given_up = _counter("runwarden_given_up_total", "Runs let go because nobody could say what they owe: a defect.")
 poison_letters = _counter("runwarden_poison_letters_total", "Letters set aside because their run could not take them.")
 authority_outdated = _counter(
     "runwarden_authority_outdated_total",

@@ -22,7 +22,8 @@ MAX_EXACT = 2**53
 """Up to here a 64-bit float holds every integer."""
 MAX_RUN_TIMEOUT_MS = 365 * 24 * 3600 * 1000
 
-Name = Annotated[str, Field(min_length=1, max_length=255)]
+NAME_CHARS = 255
+Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
 
 
 def _unset(value: object) -> bool:

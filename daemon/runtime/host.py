@@ -366,6 +366,7 @@ class Host:
 
     def _give_up(self, actor: Actor) -> None:
         """A run of which nobody can say what it owes: its lease runs out, and each who claims it then waits longer."""
+        telemetry.given_up.inc()
         log.exception("it cannot be said what a run owes, so it is given up", run_id=str(actor.id))
         self._residents.drop(actor, ())
 

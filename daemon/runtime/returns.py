@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from daemon.machine.spec import NAME_CHARS
+
 EVERY_S = 1.0
 MOST = 10_000
 """Names that are kept; with more of them every agent is meant."""
-NAME_CHARS = 255
-"""An agent's name that is longer is in no workflow (``machine.spec``)."""
 
 
 class Returns:
@@ -26,7 +26,7 @@ class Returns:
 
     def note(self, agent_id: str) -> None:
         """This agent came anew: the next question is after now."""
-        if len(agent_id) > NAME_CHARS:
+        if len(agent_id) > NAME_CHARS:  # in no workflow
             return
         if len(self._agents) <= MOST:
             self._agents.add(agent_id)

@@ -144,9 +144,11 @@ class Runner:
         Runs that another node holds ask there if it hears too, or at the next look of their own.
         """
         self._catalogue.returned(agent_id)
-        loop = asyncio.get_running_loop()
-        loop.call_later(RETURNED_S, self._host.ask_again, agent_id)
-        loop.call_later(RETURNED_S, self._sweep.returned, agent_id)
+        asyncio.get_running_loop().call_later(RETURNED_S, self._ask_about, agent_id)
+
+    def _ask_about(self, agent_id: str) -> None:
+        self._host.ask_again(agent_id)
+        self._sweep.returned(agent_id)
 
     def parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The long-lived parts by name; each runs until cancelled."""

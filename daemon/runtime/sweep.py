@@ -20,6 +20,7 @@ from daemon.fabric.inbox import Inbox, Post
 from daemon.fabric.lease import Leases
 from daemon.fabric.ready import Ready
 from daemon.fabric.role import Role
+from daemon.machine.spec import NAME_CHARS
 from daemon.runtime.looks import Looks
 from daemon.store.claims import Claims
 from daemon.telemetry import log
@@ -33,8 +34,6 @@ PARTITIONS_EVERY_S = 6 * 3600.0
 NOBODY = UUID(int=0)
 RETURNED = 10_000
 """Most agents kept that have returned since the last period; of others the runs look at their own time."""
-NAME_CHARS = 255
-"""An agent's name that is longer is in no workflow (``machine.spec``)."""
 LEASES_EVERY = 5
 """Periods between two looks at every single lease; a dead node is found in each period."""
 
@@ -122,7 +121,8 @@ class Sweep:
     def returned(self, agent_id: str) -> None:
         """An agent connected anew: the passive runs that wait for it shall ask what became of their calls.
 
-        Anybody may say so, of any name; one that Postgres refuses (NUL) would end this node.
+        Anybody may say so, of any name: one that Postgres refuses (NUL) would end this node, a longer one is in no
+        workflow.
         """
         if 0 < len(agent_id) <= NAME_CHARS and "\x00" not in agent_id and len(self._returned) < RETURNED:
             self._returned.add(agent_id)

@@ -172,7 +172,7 @@ async def test_a_run_of_which_nobody_can_say_what_it_owes_is_given_up_and_stops_
     run_id, neighbour = [await rig.create(step("a", "gated"), step("b")) for _ in range(2)]
     for one in (run_id, neighbour):
         await rig.told(one, "tool.status")
-    sound, asked_about = getattr(actor, asked), set[RunId]()
+    sound, asked_about, given_up = getattr(actor, asked), set[RunId](), count("runwarden_given_up_total")
 
     def raises(run: Run, *rest: int) -> object:
         if run.id == run_id:
@@ -185,6 +185,7 @@ async def test_a_run_of_which_nobody_can_say_what_it_owes_is_given_up_and_stops_
         rig.tools.gate.set()
         await rig.until(neighbour, "completed")
         await eventually(lambda: asked_about and node.runner._host._residents.get(run_id) is None)
+    assert count("runwarden_given_up_total") == given_up + 1
     assert await rig.redis.redis.delete(rig.keys.lease(run_id)), "nobody gave it back; now it has run out"
     if asked == "effects":
         overdue = "UPDATE workflow_run_attempts SET ack_by_ms = intended_at_ms WHERE run_id = $1 AND state = 'intent'"
