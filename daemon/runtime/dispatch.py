@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class GatewayDispatch:
-    """The dispatch to all Gateways. ``drain`` refuses what has not begun and waits for what has."""
+    """The dispatch to all Gateways. To drain it: ``begin_no_more``, ``finish``, and ``cut`` what has not."""
 
     def __init__(self, gateways: Gateways) -> None:
         self._gateways = gateways
@@ -63,18 +63,26 @@ class GatewayDispatch:
             self._questions.add(task)
             task.add_done_callback(self._questions.discard)
 
-    async def drain(self, patience_s: float) -> int:
-        """Begin nothing more, let open calls finish; answers how many were cut off after ``patience_s``.
+    def begin_no_more(self) -> None:
+        """From now on nothing is begun, which a drain says first.
 
-        Inquiries and cancels are not waited for: the next owner owes them again, and a silent Gateway may hold them.
+        Inquiries and cancels end at once: the next owner owes them again, and a silent Gateway may hold them.
         """
         self._draining = True
         self._gateways.begin_no_more()
-        waiting = self._tasks - self._questions
         for question in self._questions:
             question.cancel()
+
+    async def finish(self, patience_s: float) -> int:
+        """Let open calls finish; answers how many have not after ``patience_s``."""
+        waiting = self._tasks - self._questions
         if waiting:
             _, waiting = await asyncio.wait(waiting, timeout=patience_s)
+        return len(waiting)
+
+    def cut(self) -> int:
+        """Give up the calls that are still open; answers how many."""
+        waiting = self._tasks - self._questions
         for task in waiting:
             task.cancel()
         return len(waiting)

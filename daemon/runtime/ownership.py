@@ -209,15 +209,17 @@ class Ownership:
                 log.warning("letting runs go waits", fault=str(fault))
                 self._residents.put_back(actors, self._clock.monotonic() + RETRY_S)
 
-    async def hand_over(self) -> int:
+    async def hand_over(self, *, calling: bool = True) -> int:
         """Drain's last act: give every run to the others, without waiting for leases to run out. Answers how many.
+
+        Not ``calling``: all but those of which an effect is still under way.
 
         Offers that were read and not claimed are given back too; else they would wait until somebody misses them. So
         are leases in doubt of runs that have left: while they were ours, letters rang us, and nobody was called.
         """
         await self._ready.give_back()
         async with self._leasing:
-            actors = list(self._residents)
+            actors = [actor for actor in self._residents if calling or not actor.open_effects]
             strange = [actor for actor in self._doubted if self._residents.get(actor.id) is not actor]
             released = await self._leases.release([_held(actor) for actor in [*actors, *strange]], force=True)
             for actor in actors:

@@ -47,6 +47,8 @@ from daemon.telemetry import log
 from gateway_client import Gateways
 
 QUIET_S = 5.0
+PROMPT_S = 0.25
+"""For how long all runs wait for the open calls of a drain, most of which are answered in a moment."""
 AUTHORITY_S = 0.5
 """How soon a node knows of a changed grant, policy or hold that nobody told it of; its commits know at once."""
 RETURNED_S = 1.0
@@ -169,26 +171,40 @@ class Runner:
     async def drain(self) -> None:
         """Leave without harm: begin nothing more, let open calls finish, hand every run over, then the roles.
 
-        The ears go last, so that results are heard as long as calls are open.
+        A call that its agent leaves open may take all of ``drain_s``: its own run waits for that, and no other. The
+        ears go last, so that results are heard as long as calls are open.
         """
         await self._ownership.stop_taking()
         self._host.stop_intending()
-        late = "some turns did not finish before the hand-over; their next owner repeats them"
-        await self._in_time(
-            self._host.quiet(), late
-        )  # what is being intended now is committed, and denied by the permit
-        cut = await self._dispatch.drain(self._drain_s)
-        await self._in_time(self._host.quiet(), late)  # what the calls proved is committed
-        try:
-            handed = await self._ownership.hand_over()
-            log.info("handed over", runs=handed, calls_cut=cut)
-        except RunwardenError as fault:
-            log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
+        await self._quiet()  # what is being intended now is committed, and denied by the permit
+        self._dispatch.begin_no_more()
+        prompt_s = min(PROMPT_S, self._drain_s)
+        unanswered = await self._dispatch.finish(prompt_s)
+        await self._quiet()  # what the calls proved is committed
+        cut = 0
+        if unanswered:
+            await self._hand_over(calling=False, calls_open=unanswered)
+            await self._dispatch.finish(self._drain_s - prompt_s)
+            cut = self._dispatch.cut()
+            await self._quiet()
+        await self._hand_over(calls_cut=cut)
         await self._in_time(self._residents.strays.returned(), "some letters did not reach the inboxes of their runs")
         await self._presence.leave()
         await self._sweep.leave()
         await self._hearing.leave()
         await self._catalogue.close()
+
+    async def _hand_over(self, *, calling: bool = True, **calls: int) -> None:
+        try:
+            handed = await self._ownership.hand_over(calling=calling)
+            log.info("handed over", runs=handed, **calls)
+        except RunwardenError as fault:
+            log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
+
+    async def _quiet(self) -> None:
+        await self._in_time(
+            self._host.quiet(), "some turns did not finish before the hand-over; their next owner repeats them"
+        )
 
     async def _in_time(self, work: Coroutine[Any, Any, None], else_: str) -> None:
         try:

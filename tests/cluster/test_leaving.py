@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from daemon.fabric.keys import Keys
 from daemon.fabric.ready import GROUP
-from tests.api.harness import stack, step
+from tests.api.harness import Stack, Tools, stack, step
 from tests.cluster.harness import Gate, runner_of
 from tests.patience import eventually, let_pass
 from tests.stopwatch import Stopwatch
@@ -131,3 +131,33 @@ async def test_a_drain_does_not_wait_for_questions_to_a_gateway_that_is_away(
                 await runner.drain()
                 assert watch.seconds < 2
             opened.tools.release.set()
+
+
+async def test_a_call_that_its_agent_leaves_open_keeps_no_other_run_from_being_handed_over(
+    database: str, redis_url: str, redis_prefix: str
+) -> None:
+    async with stack(database, redis_url, redis_prefix, linger_s=60, drain_s=30) as opened:
+        await opened.gateway.connect(Tools("stuck"))
+        for _ in range(5):
+            await opened.start(step("a", "slow"))
+        await eventually(lambda: len(opened.tools.running) == 5, what="five tools running")
+        with opened.gateway.weather.during("hanging_invoke@stuck"):
+            held = await opened.start(step("a", agent="stuck"))
+            await eventually(lambda: runner_of(opened)._dispatch._posts == 1, what="the POST being open")
+
+            async def others_gone() -> bool:
+                return await owned(opened) == [UUID(held)]
+
+            with Stopwatch() as watch:
+                draining = asyncio.create_task(runner_of(opened).drain())
+                await eventually(others_gone, within_s=20, what="the five runs handed over")
+                assert watch.seconds < 1
+            assert not draining.done()
+        await draining
+        assert await owned(opened) == []
+        assert len(opened.gateway.ledger) == 6, "the call was not cut off"
+        opened.tools.release.set()
+
+
+async def owned(opened: Stack) -> list[UUID]:
+    return [row["id"] for row in await opened.sql("SELECT id FROM workflow_runs WHERE owner IS NOT NULL")]

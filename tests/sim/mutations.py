@@ -167,9 +167,9 @@ def leases_in_doubt_kept() -> AbstractContextManager[Any]:
     """A node that leaves gives back the leases of its runs, and no lease of a run that has left it meanwhile."""
     hand_over = Ownership.hand_over
 
-    async def forgetful(self: Ownership) -> int:
+    async def forgetful(self: Ownership, *, calling: bool = True) -> int:
         self._doubted = {}
-        return await hand_over(self)
+        return await hand_over(self, calling=calling)
 
     return patch.object(Ownership, "hand_over", forgetful)
 
