@@ -47,6 +47,7 @@ from daemon.telemetry import log
 from gateway_client import Gateways
 
 QUIET_S = 5.0
+"""What a drain gives each of its steps that may have to wait for Postgres or Redis, so that it ends in any weather."""
 PROMPT_S = 0.25
 """For how long all runs wait for the open calls of a drain, most of which are answered in a moment."""
 AUTHORITY_S = 0.5
@@ -189,17 +190,18 @@ class Runner:
             await self._quiet()
         await self._hand_over(calls_cut=cut)
         await self._in_time(self._residents.strays.returned(), "some letters did not reach the inboxes of their runs")
-        await self._presence.leave()
-        await self._sweep.leave()
-        await self._hearing.leave()
+        await asyncio.gather(self._presence.leave(), self._sweep.leave(), self._hearing.leave())
         await self._catalogue.close()
 
     async def _hand_over(self, *, calling: bool = True, **calls: int) -> None:
+        """Give them to the others, if Postgres and Redis answer in time; else they are found as a dead node's are."""
         try:
-            handed = await self._ownership.hand_over(calling=calling)
+            async with asyncio.timeout(QUIET_S):
+                handed = await self._ownership.hand_over(calling=calling)
             log.info("handed over", runs=handed, **calls)
-        except RunwardenError as fault:
-            log.warning("runs could not be handed over, their leases will run out", fault=str(fault))
+        except (RunwardenError, TimeoutError) as fault:
+            why = str(fault) or f"it took longer than {QUIET_S:.0f} s"
+            log.warning("runs could not be handed over, their leases will run out", fault=why)
 
     async def _quiet(self) -> None:
         await self._in_time(

@@ -8,6 +8,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -156,6 +157,25 @@ async def test_a_call_that_its_agent_leaves_open_keeps_no_other_run_from_being_h
         await draining
         assert await owned(opened) == []
         assert len(opened.gateway.ledger) == 6, "the call was not cut off"
+        opened.tools.release.set()
+
+
+async def test_a_drain_ends_though_postgres_does_not_answer(
+    database: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.runtime.runner.QUIET_S", 1.0)
+    async with stack(database, redis_url, redis_prefix, linger_s=60) as opened:
+        await opened.start(step("a", "slow"))
+        await eventually(lambda: opened.tools.running, what="the tool running")
+        blocking = await asyncpg.connect(database)
+        try:
+            async with blocking.transaction():
+                await blocking.execute("LOCK TABLE workflow_runs IN ACCESS EXCLUSIVE MODE")
+                with Stopwatch() as watch:
+                    await runner_of(opened).drain()
+                    assert watch.seconds < 10
+        finally:
+            await blocking.close()
         opened.tools.release.set()
 
 
