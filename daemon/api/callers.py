@@ -36,6 +36,7 @@ class Callers:
         secret = settings.jwt_secret.get_secret_value()
         keyring = Keyring(secret)
         self.issuer = Issuer(settings, keyring) if settings.jwks_url else None
+        self._keyring = keyring
         self._tokens = Tokens(keyring, rules_of(settings))
         self._pool = pool
         self._service_tokens = ServiceTokens(pool)
@@ -70,6 +71,8 @@ class Callers:
         caller = tickets.admit(ticket, run_id, await self._key_of_tickets())
         if (token_id := token_id_of(caller.via)) is not None and await self.ended((token_id,)):
             raise Unauthenticated("The service token that this ticket was given for has ended.", code="ticket_invalid")
+        if caller.key is not None and await self._is_unknown(caller.key):
+            raise Unauthenticated("The token that this ticket was given for is good no more.", code="ticket_invalid")
         return caller
 
     async def ticket(self, caller: Caller, run_id: str) -> tuple[str, int]:
@@ -79,6 +82,16 @@ class Callers:
     async def ended(self, token_ids: Collection[UUID]) -> set[UUID]:
         """Those of these service tokens that were revoked or have expired."""
         return await self._service_tokens.ended(token_ids)
+
+    def withdrawn(self, keys: Collection[str]) -> set[str]:
+        """Those of these keys that the identity provider has withdrawn, as far as its keys are known."""
+        return {key for key in keys if self._keyring.withdrawn(key)}
+
+    async def _is_unknown(self, key: str) -> bool:
+        """Whether the key is none of ours, be it too new for this node. Raises IssuerUnavailable: nobody knows now."""
+        if self._keyring.withdrawn(key) and self.issuer is not None:
+            await self.issuer.look_again()
+        return self._keyring.withdrawn(key)
 
     async def _key_of_tickets(self) -> bytes:
         """Of the shared secret; where there is none, one that the nodes share through Postgres."""

@@ -25,6 +25,8 @@ class Watcher:
         self._queue: asyncio.Queue[Told | None] = asyncio.Queue(bound)
         self.token: UUID | None = None
         """The service token that it watches by."""
+        self.key: str | None = None
+        """The key that proved the JWT that it watches by."""
         self.asked: Asked | None = None
         """The right that it watches by, where that may end; ``found_in`` is kept for ``watches``."""
         self.found_in = 0
@@ -114,14 +116,21 @@ class Feed:
         """The service tokens that somebody watches by."""
         return {watcher.token for watcher in self._all() if watcher.token is not None}
 
+    @property
+    def keys(self) -> set[str]:
+        """The keys of the JWTs that somebody watches by."""
+        return {watcher.key for watcher in self._all() if watcher.key is not None}
+
     def asked(self) -> list[Watcher]:
         """Those who watch by a right that may end."""
         return [watcher for watcher in self._all() if watcher.asked is not None]
 
-    def expel(self, *, tokens: Set[UUID] = frozenset(), asked: Set[Asked] = frozenset()) -> None:
-        """These service tokens and rights open nothing any more: streams by them end."""
-        for watcher in self._all() if tokens or asked else ():
-            if watcher.token in tokens or watcher.asked in asked:
+    def expel(
+        self, *, tokens: Set[UUID] = frozenset(), keys: Set[str] = frozenset(), asked: Set[Asked] = frozenset()
+    ) -> None:
+        """These service tokens, keys of JWTs and rights open nothing any more: streams by them end."""
+        for watcher in self._all() if tokens or keys or asked else ():
+            if watcher.token in tokens or watcher.key in keys or watcher.asked in asked:
                 watcher.close()
 
     def _all(self) -> Iterator[Watcher]:

@@ -75,7 +75,8 @@ async def events(request: web.Request, path: RunPath, query: EventsQuery, header
         response = web.StreamResponse(headers=HEADERS)
         stream = _Stream(context, head.id, response, watcher, after=after, limit=limit)
         stream.ends_at = request[CALLER].expires_at
-        watcher.token, watcher.asked = token_id_of(request[CALLER].via), right_of(head, request[CALLER])
+        watcher.token, watcher.key = token_id_of(request[CALLER].via), request[CALLER].key
+        watcher.asked = right_of(head, request[CALLER])
         with contextlib.suppress(ConnectionError, TimeoutError, StoreUnavailable):
             await response.prepare(request)
             await stream.run(finished=head.terminal)

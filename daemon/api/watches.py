@@ -1,10 +1,10 @@
 """Whose streams end, though their runs go on: at each heartbeat, those of tokens and of rights that are gone.
 
 Used by ``front``. A stream is opened by a right that is looked at then; it may stay for hours. What can end is asked
-again, for all watchers of this node together: service tokens each time, in one statement. The right of whoever is asked
-about a run of somebody else's is asked again only when the version of authority has moved, or a grant's own end has
-come: as long as neither has, a heartbeat costs one row. Whoever started the run, and admins, see it as long as their
-token is good, and a stream ends by itself at that token's end (``stream``).
+again, for all watchers of this node together: keys of JWTs in memory, and service tokens in one statement, each time.
+The right of whoever is asked about a run of somebody else's is asked again only when the version of authority moved,
+or a grant's own end has come: as long as neither has, a heartbeat costs one row. Whoever started the run, and admins,
+see it as long as their token is good, and a stream ends by itself at that token's end (``stream``).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Watches:
 
     async def look(self) -> None:
         """End what must end. Raises StoreUnavailable: then everything stays until the next heartbeat."""
+        if keys := self._feed.keys:
+            self._feed.expel(keys=self._callers.withdrawn(keys))
         if tokens := self._feed.tokens:
             self._feed.expel(tokens=await self._callers.ended(tokens))
         if self._feed.asked():

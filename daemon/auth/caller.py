@@ -28,6 +28,8 @@ class Caller:
     """The service token that spoke for them, as ``token:<id>``; None for a token of their own."""
     token_maker: str | None = None
     """Who made that service token; a ticket, which starts nothing, does not tell."""
+    key: str | None = None
+    """The name of the key that proved their JWT (``keys.Key``); None for a service token."""
 
     @property
     def admin(self) -> bool:

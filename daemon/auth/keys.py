@@ -122,6 +122,10 @@ class Keyring:
         """Whether a key is still trusted."""
         return name in self._names
 
+    def withdrawn(self, name: str) -> bool:
+        """Whether a key is among ours no more. Of none while nobody knows the identity provider's."""
+        return bool(self._published) and name not in self._names
+
     def fitting(self, algorithm: str, kid: str | None) -> list[Key]:
         """The keys that may have signed a token with this header. One that names no key is tried with each."""
         return [

@@ -38,6 +38,8 @@ def ticket_for(caller: Caller, run_id: str, key: bytes) -> tuple[str, int]:
         claims["until"] = caller.expires_at
     if caller.via is not None:
         claims["via"] = caller.via
+    if caller.key is not None:
+        claims["key"] = caller.key
     return jwt.encode(claims, key, algorithm=ALGORITHM), ends
 
 
@@ -60,4 +62,4 @@ def admit(ticket: str, run_id: str, key: bytes) -> Caller:
     if claims.get("run") != run_id:
         raise Unauthenticated("The ticket is for another run.", code="ticket_invalid")
     roles, groups = frozenset(claims.get("roles", ())), frozenset(claims.get("groups", ()))
-    return Caller(claims["sub"], claims.get("until"), roles, groups, claims.get("via"))
+    return Caller(claims["sub"], claims.get("until"), roles, groups, claims.get("via"), key=claims.get("key"))

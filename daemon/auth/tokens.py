@@ -75,6 +75,7 @@ class Tokens:
             min(int(ends) + math.ceil(self._rules.leeway_s), FOREVER) if ends is not None else None,
             roles_of(claims, self._rules),
             groups_of(claims, self._rules),
+            key=key.name,
         )
         return _Verdict(caller, key.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from daemon import issuer
+from daemon.api.callers import Callers
 from daemon.config import load_group
 from daemon.errors import SetupError
 from tests.api.answers import assert_problem
@@ -145,6 +146,72 @@ async def test_a_key_that_is_removed_opens_nothing_after_the_next_reading(
 
         await eventually(refused, what="the end of the key that was removed")
         assert await accepted(opened, other)
+
+
+@pytest.mark.parametrize("by", ["token", "ticket"])
+async def test_streams_end_soon_after_the_key_of_their_token_was_removed(
+    place: tuple[str, str, str], idp: Provider, by: str
+) -> None:
+    """And they alone; nobody comes back by it, nor by a ticket that was given before."""
+    idp.keys = [ONE, TWO]
+    async with node(place, idp, **QUICK) as opened:
+        opened.tokens |= {"ann": TWO.sign("ann"), "leaked": ONE.sign("ann")}
+        run_id = await opened.start(step("a", approval_policy="manual"))
+        await opened.until(run_id, "paused")
+        url = f"{opened.base}/v1/workflow-runs/{run_id}/events"
+        door: dict[str, Any] = {"url": url, "headers": opened.headers("leaked")}
+        if by == "ticket":
+            given = await opened.post(f"/v1/workflow-runs/{run_id}/events-ticket", sub="leaked")
+            door = {"url": f"{url}?ticket={given.body['ticket']}"}
+        async with opened.http.get(**door) as response, opened.watch(run_id) as others:
+            leaked = Watch(response)
+            await leaked.until("replay.done")
+            await others.until("replay.done")
+            idp.keys = [TWO]
+            await leaked.rest()
+            for _ in range(3):
+                assert (await others.frame()).comment == "ping", "streams by other keys go on"
+        async with opened.http.get(**door) as refused:
+            assert refused.status == 401
+
+
+async def test_a_ticket_by_a_key_that_this_node_has_not_read_yet_makes_it_read(
+    place: tuple[str, str, str], idp: Provider
+) -> None:
+    async with node(place, idp, jwks_refresh_s=3600, jwks_pause_s=0.05) as opened:
+        opened.tokens["ann"] = ONE.sign("ann")
+        run_id = await opened.start(step("a", approval_policy="manual"))
+        idp.keys = [ONE, TWO]
+        where = {"node_name": "node-2", "gateway_url": opened.gateway.url, "role": "front"}
+        async with node(place, idp, **SLOW, **where) as other:
+            ticket = f"/v1/workflow-runs/{run_id}/events-ticket"
+            given = await ask(other, TWO.sign("ann"), "POST", ticket)
+            assert given.status == 200
+        url = f"{opened.base}{ticket.removesuffix('-ticket')}?ticket={given.body['ticket']}"
+        async with opened.http.get(url) as told:
+            assert told.status == 200
+            await Watch(told).until("replay.done")
+
+
+async def test_streams_stay_while_nobody_knows_the_keys_any_more(
+    place: tuple[str, str, str], idp: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    real = Callers.withdrawn
+
+    def withdrawn(callers: Callers, keys: Collection[str]) -> set[str]:
+        known.append(len(callers._keyring._published))
+        return real(callers, keys)
+
+    monkeypatch.setattr(Callers, "withdrawn", withdrawn)
+    async with node(place, idp, jwks_keep_s=2, **QUICK) as opened:
+        opened.tokens["ann"] = ONE.sign("ann")
+        run_id = await opened.start(step("a", approval_policy="manual"))
+        async with opened.watch(run_id) as watch:
+            await watch.until("replay.done")
+            await idp.stop()
+            await eventually(lambda: known[-3:] == [0, 0, 0], what="heartbeats without keys")
+            assert opened.context.feed.clients == 1
 
 
 async def test_keys_are_kept_for_a_while_when_the_provider_is_away_and_503_follows(
