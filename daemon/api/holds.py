@@ -81,7 +81,10 @@ async def release(request: web.Request, path: HoldPath) -> web.Response:
     found = await context.holds.get(path.hold_id)
     if found is None or not (caller.admin or found.scope == "agent"):
         raise _missing()
-    await _mine(request, found.scope, found.target, "hold.released")
+    try:
+        await _mine(request, found.scope, found.target, "hold.released")
+    except NotFound:  # of an agent that they do not see: not even that there is this hold is told
+        raise _missing() from None
     released = await context.holds.release(path.hold_id, request[ORIGIN], as_admin=caller.admin)
     if released is None:
         raise _missing()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import NamedTuple, get_args
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple, get_args
 
 import aiohttp
 import asyncpg
@@ -19,7 +19,7 @@ from tests.api.asking import ASKED, OWN
 from tests.api.conftest import AGENT_SECRET
 from tests.api.declared import assert_declared
 from tests.api.harness import AGENT, Stack, stack
-from tests.api.world import CALLERS, SCOPES, Asked, World
+from tests.api.world import CALLERS, NOBODY, SCOPES, Asked, World
 from tests.patience import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("hasty_holds")]
@@ -184,6 +184,39 @@ async def test_each_caller_is_answered_as_the_table_says(world: World, row: str)
         if row.startswith("holds_hold"):
             await world.release_all()
     assert found == wanted
+
+
+UNSEEN = [row for row, cells in ROWS.items() if "404" in cells]
+NOWHERE = {"agent_id": "no-such-agent", "target": "no-such-agent"}
+
+
+def elsewhere(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The same about things that there are not."""
+    gone = {name: NOWHERE.get(name, NOBODY) for name in said if name.endswith("_id") and name != "step_id"}
+    return {**said, **gone, **{name: NOWHERE[name] for name in said.keys() & {"target"}}}
+
+
+@pytest.mark.parametrize("row", UNSEEN)
+async def test_what_one_does_not_see_is_answered_as_what_there_is_not(world: World, row: str) -> None:
+    """To the letter: neither the words nor the headers tell somebody who guesses ids that there is such a thing."""
+    route = BY_NAME[row.partition(" ")[0]]
+    there = await ASKED[row](world, "ann")
+    gone = Asked(elsewhere(there.parts), elsewhere(there.body) if isinstance(there.body, dict) else None, there.query)
+    assert gone != there
+    for column, cell in enumerate(ROWS[row]):
+        if cell == "404":
+            told = await asked_of(world, route, CALLER_OF[column], there)
+            assert told == await asked_of(world, route, CALLER_OF[column], gone), CALLER_OF[column]
+
+
+async def asked_of(world: World, route: Route, caller: str, asked: Asked) -> tuple[int, dict[str, str], bytes]:
+    """All of an answer, but when it was given."""
+    headers = {"Authorization": f"Bearer {world.tokens[caller]}"}
+    url = world.stack.base + route.path.format_map(asked.parts) + asked.query
+    body = {} if asked.body is None else {"json": asked.body}
+    async with world.stack.http.request(route.method, url, headers=headers, **body) as answer:
+        told = {name: value for name, value in answer.headers.items() if name != "Date"}
+        return answer.status, told, await answer.read()
 
 
 async def test_every_route_has_a_row_and_every_caller_a_column() -> None:
