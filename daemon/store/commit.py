@@ -77,13 +77,18 @@ _DECIDE = """), verdict_rows AS (
         detail)
     SELECT v.issued_by, ARRAY(SELECT json_array_elements_text(v.origin -> 'roles')), v.origin ->> 'via',
         v.origin ->> 'address', v.origin ->> 'client', 'run.' || v.kind, v.verdict, v.code, v.run_id, v.user_id,
-        v.payload ->> 'step_id', asked.agent_id, coalesce(v.payload ->> 'digest', asked.digest),
+        coalesce(v.payload ->> 'step_id', asked.step_id), asked.agent_id,
+        coalesce(v.payload ->> 'digest', asked.digest),
         coalesce(v.payload ->> 'comment', v.payload ->> 'reason', v.payload ->> 'note'),
         json_strip_nulls(json_build_object('command_id', v.id, 'seen_seq', v.seen_seq, 'applied_seq', v.applied_seq,
             'confirm', v.payload ->> 'confirm'))
     FROM verdict_rows v LEFT JOIN LATERAL (
-        SELECT a.agent_id, a.digest FROM workflow_run_approvals a
-        WHERE a.run_id = v.run_id AND v.kind IN ('approve', 'reject', 'edit')
+        SELECT a.agent_id, a.digest, CASE WHEN v.kind = 'resume' THEN (
+            SELECT s.snapshot -> 'steps' -> a.step_index ->> 'id' FROM workflow_run_specs s WHERE s.run_id = a.run_id
+        ) END AS step_id
+        FROM workflow_run_approvals a
+        WHERE a.run_id = v.run_id
+            AND (v.kind IN ('approve', 'reject', 'edit') OR v.kind = 'resume' AND a.state = 'open')
         ORDER BY a.step_index DESC, a.revision DESC LIMIT 1
     ) asked ON true
 ), approval_rows AS (
@@ -113,7 +118,8 @@ FENCED = "RW001"
 COMMIT = _MOVE + _TOLD
 COMMIT_DECIDING = _MOVE + _DECIDE + _TOLD
 """As COMMIT, where commands got their verdicts or approvals changed: few commits have any, and all would pay. Each
-verdict is one line of the audit, and of a commit that is repeated none is, as its commands have their verdicts."""
+verdict is one line of the audit, and of a commit that is repeated none is, as its commands have their verdicts. A line
+tells which call it was that waited, as it stood before the commit; v0's ``resume`` names neither step nor digest."""
 
 # Whoever claims or lets go locks the row FOR UPDATE, and so waits for this, or this for them: then it finds no row.
 APPEND = """

@@ -17,8 +17,9 @@ from daemon.store.audit import Deed
 from daemon.store.trail import Trail
 from tests.api.answers import assert_problem
 from tests.api.auditing import AUDIT, lines, paused
-from tests.api.harness import Stack, step
+from tests.api.harness import AGENT, Stack, step
 from tests.api.people import introduce
+from tests.patience import eventually
 
 CLIENT = "a test's client/1"
 
@@ -49,7 +50,25 @@ async def test_a_word_keeps_who_said_it_from_where_and_with_what(live: Stack, ve
     assert (line["action"], line["actor"], line["outcome"], line["owner"]) == (f"run.{verb}", "ann", "applied", "ann")
     assert (line["address"], line["client"], line["via"]) == ("127.0.0.1", CLIENT, None)
     assert line["roles"] == ["approver", "operator", "viewer"]
-    assert (line["step_id"], line["comment"]) == (WORDS[verb].get("step_id"), WORDS[verb].get("reason"))
+    asked = verb != "cancel"  # a cancel is no word about the call
+    assert (line["step_id"], line["comment"]) == ("a" if asked else None, WORDS[verb].get("reason"))
+    digest = (await live.run(run_id))["steps_state"]["a"]["approval"]["digest"]
+    assert (line["agent_id"], line["digest"]) == ((AGENT, digest) if asked else (None, None))
+
+
+async def test_a_resume_that_approves_nothing_names_no_call(live: Stack) -> None:
+    run_id = await live.start(step("a", "failing", approval_policy="manual"))
+    await live.until(run_id, "paused")
+    assert (await live.decide(run_id, "resume")).status == 200
+    await eventually(lambda: _failed(live, run_id), what="the failure")
+    assert (await live.decide(run_id, "resume")).status == 200
+    first, second = await lines(live, f"?run_id={run_id}&action=run.resume")
+    assert (first["step_id"], first["agent_id"]) == ("a", AGENT)
+    assert (second["step_id"], second["agent_id"], second["digest"]) == (None, None, None)
+
+
+async def _failed(stack: Stack, run_id: str) -> bool:
+    return bool((await stack.run(run_id))["paused_reason"] == "step_failed")
 
 
 @pytest.mark.parametrize("verb", ["skip", "mark-done"])
