@@ -20,7 +20,7 @@ from daemon.api.context import CALLER, CONTEXT
 from daemon.api.intake import Id, Line, Moment
 from daemon.api.pages import PageQuery, page
 from daemon.api.shapes import moment
-from daemon.errors import StoreUnavailable
+from daemon.errors import StoreUnavailable, Unauthenticated
 from daemon.store import trail
 from daemon.store.trail import Search, Spot
 from daemon.store.workflows import Place
@@ -55,7 +55,7 @@ async def listed(request: web.Request, query: AuditQuery) -> web.StreamResponse:
     """The audit, newest first: to an admin all of it, to you what is yours and what you did.
 
     With `Accept: application/x-ndjson`, or `format=ndjson`, it is everything that matches (with a `limit`: so many),
-    streamed, a line each. A stream whose connection breaks is not whole.
+    streamed, a line each. A stream whose connection breaks, as it does at its token's end, is not whole.
     """
     caller = request[CALLER]
     wanted = Search(
@@ -85,7 +85,8 @@ def _wants_ndjson(request: web.Request, query: AuditQuery) -> bool:
 
 
 async def _export(request: web.Request, wanted: Search, sees: str | None, most: int | None) -> web.StreamResponse:
-    """Everything that matches, at most ``most``; until the client goes."""
+    """Everything that matches, at most ``most``; until the client goes, or its token is good no more."""
+    callers = request.app[CONTEXT].callers
     found = await _chunk(request, wanted, sees, most)  # before the status: Postgres may be away
     response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
     await response.prepare(request)
@@ -98,7 +99,9 @@ async def _export(request: web.Request, wanted: Search, sees: str | None, most: 
             most = most - len(found) if most is not None else None
             last = found[-1]
             found = await _chunk(request, replace(wanted, after=Spot(last.at, last.id)), sees, most)
-    except (ConnectionError, TimeoutError, StoreUnavailable) as fault:
+            if found:
+                await callers.require_good(request[CALLER])
+    except (ConnectionError, TimeoutError, StoreUnavailable, Unauthenticated) as fault:
         log.info("an export of the audit was cut off", fault=str(fault) or type(fault).__name__)
         if request.transport is not None:
             request.transport.abort()  # without the last chunk of HTTP, so that nobody takes a part for the whole

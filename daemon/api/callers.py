@@ -7,6 +7,7 @@ What cannot be known for now (the identity provider's keys, a service token whil
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Coroutine
 from typing import Any
 from uuid import UUID
@@ -82,6 +83,14 @@ class Callers:
     async def ended(self, token_ids: Collection[UUID]) -> set[UUID]:
         """Those of these service tokens that were revoked or have expired."""
         return await self._service_tokens.ended(token_ids)
+
+    async def require_good(self, caller: Caller) -> None:
+        """Raises Unauthenticated when what they showed has expired, was revoked, or its key was withdrawn since."""
+        over = caller.expires_at is not None and caller.expires_at <= time.time()
+        if (token_id := token_id_of(caller.via)) is not None:
+            over = over or bool(await self.ended((token_id,)))
+        if over or (caller.key is not None and self._keyring.withdrawn(caller.key)):
+            raise Unauthenticated("The token is good no more: get a new one.", code="token_expired")
 
     def withdrawn(self, keys: Collection[str]) -> set[str]:
         """Those of these keys that the identity provider has withdrawn, as far as its keys are known."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from daemon.api import audit
+from daemon.api import callers as callers_room
 from daemon.errors import StoreUnavailable
 from daemon.store.trail import Trail
 from tests.api.answers import assert_problem
@@ -105,6 +107,34 @@ async def test_an_export_that_cannot_go_on_is_not_taken_for_the_whole(
         await exported(full)
     monkeypatch.setattr(Trail, "listed", lambda *_, **__: _gone())
     assert_problem(await full.ask("GET", f"{AUDIT}?format=ndjson", sub="root"), 503, "store_unavailable")
+
+
+@pytest.mark.parametrize("ends", ["revoked", "expired", "withdrawn"])
+async def test_an_export_is_cut_off_when_its_token_ends(
+    full: Stack, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(audit, "CHUNK", 100)
+    listed, asked, callers = Trail.listed, 0, full.context.callers
+    if ends == "revoked":
+        body = {"name": "export", "scopes": ["admin"]}
+        made = await full.ask("POST", "/v1/service-tokens", sub="root", json=body)
+        full.tokens["robot"] = made.body["token"]
+
+    async def ending(trail: Trail, *arguments: Any, **more: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 3 and ends == "revoked":
+            await full.sql("UPDATE service_tokens SET revoked_at = now(), revoked_by = 'root'")
+        elif asked == 3 and ends == "expired":
+            monkeypatch.setattr(callers_room, "time", SimpleNamespace(time=lambda: 2**40))
+        elif asked == 3:
+            monkeypatch.setattr(callers._keyring, "withdrawn", lambda name: True)
+        return await listed(trail, *arguments, **more)
+
+    monkeypatch.setattr(Trail, "listed", ending)
+    with pytest.raises(Exception, match=r"payload|closed|reset"):
+        await exported(full, sub="robot" if ends == "revoked" else "root")
+    assert asked == 3
 
 
 async def _gone() -> None:
