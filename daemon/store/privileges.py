@@ -35,7 +35,7 @@ NEEDS = {
     "agent_grants": "SELECT, INSERT, UPDATE, DELETE",
     "tool_policies": "SELECT, INSERT, UPDATE, DELETE",
     "holds": "SELECT, INSERT, UPDATE",
-    "service_tokens": "SELECT, INSERT, UPDATE",
+    "service_tokens": "SELECT, INSERT, UPDATE, DELETE",
     "signing_keys": "SELECT, INSERT",
     "agent_past_owners": "SELECT, INSERT, UPDATE, DELETE",
     "audit_log": "SELECT, INSERT",

@@ -1,7 +1,8 @@
 """Service tokens at rest: made, found by digest, listed and revoked. The token itself is never here.
 
 Used by ``api``. Each use asks here, so a revoked token is refused from that moment on; making and revoking leave a line
-in the audit log in the same transaction.
+in the audit log in the same transaction. Whoever makes one throws away what ended long ago of the same user, so the
+table needs no other upkeep; the audit keeps what it was.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('service tokens of ' || $
 _LIVE = """
 SELECT count(*) FROM service_tokens
 WHERE user_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""
+ENDED_MOST = 1000
+"""Of one user that are kept though they have ended, the newest; and for 90 days at most."""
+_THROW_AWAY = """
+DELETE FROM service_tokens t USING (
+    SELECT id, coalesce(revoked_at, expires_at) AS ended_at, row_number() OVER (ORDER BY made_at DESC, id DESC) AS place
+    FROM service_tokens WHERE user_id = $1 AND (revoked_at IS NOT NULL OR expires_at <= now())
+) AS over
+WHERE t.id = over.id AND (over.ended_at < now() - interval '90 days' OR over.place > $2)
 """
 _ADD = """
 INSERT INTO service_tokens (id, digest, user_id, name, scopes, groups, made_by, expires_at)
@@ -118,6 +128,7 @@ class ServiceTokens:
             await connection.execute(_LOCK, user_id)
             if await connection.fetchval(_LIVE, user_id) >= MOST:
                 raise TooManyTokens
+            await connection.execute(_THROW_AWAY, user_id, ENDED_MOST)
             row = await connection.fetchrow(
                 _ADD, token_id, digest, user_id, name, sorted(scopes), sorted(groups), origin.actor, expires_at
             )

@@ -13,6 +13,7 @@ import pytest
 
 from daemon.auth.caller import Role
 from daemon.auth.tokens import mint
+from daemon.store import service_tokens
 from daemon.store.service_tokens import MOST
 from tests.api.answers import assert_problem
 from tests.api.cuttable import before_postgres
@@ -246,6 +247,37 @@ async def test_a_user_has_so_many_and_no_more(shared: Stack, books: asyncpg.Conn
     await made(shared, eve, "viewer")
     ours = "SELECT count(*) FROM service_tokens WHERE user_id = 'eve' AND revoked_at IS NULL"
     assert await books.fetchval(ours) == MOST
+
+
+async def test_what_ended_long_ago_is_thrown_away_when_the_next_is_made(
+    shared: Stack, books: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same user's, and nothing that is good or ended lately; what was thrown away opens as little as before."""
+    fay = token_of("fay")
+    told = {name: await made(shared, fay, "viewer") for name in ("good", "old good", "lately", "revoked", "expired")}
+    told["gil's"] = await made(shared, token_of("gil"), "viewer")
+    for name, change in {
+        "old good": "made_at = now() - interval '900 days', expires_at = now() + interval '1 day'",
+        "lately": "revoked_at = now() - interval '89 days', expires_at = now() - interval '1 hour'",
+        "revoked": "revoked_at = now() - interval '91 days'",
+        "expired": "expires_at = now() - interval '91 days'",
+        "gil's": "revoked_at = now() - interval '91 days'",
+    }.items():
+        await books.execute(f"UPDATE service_tokens SET {change} WHERE id = $1::text::uuid", told[name]["token_id"])
+    await made(shared, fay, "viewer")
+    there = {str(row["id"]) for row in await books.fetch("SELECT id FROM service_tokens")}
+    gone = {name for name, one in told.items() if one["token_id"] not in there}
+    assert gone == {"revoked", "expired"}
+    assert_problem(await ask(shared, told["revoked"]["token"], "GET", "/v1/workflows"), 401, "token_invalid")
+    assert (await ask(shared, told["old good"]["token"], "GET", "/v1/workflows")).status == 200
+    monkeypatch.setattr(service_tokens, "ENDED_MOST", 2)
+    for _ in range(4):
+        newest = await made(shared, fay, "viewer")
+        await ask(shared, fay, "DELETE", f"{TOKENS}/{newest['token_id']}")
+    await made(shared, fay, "viewer")
+    ended = "SELECT id FROM service_tokens WHERE user_id = 'fay' AND revoked_at IS NOT NULL ORDER BY made_at DESC"
+    kept = [str(row["id"]) for row in await books.fetch(ended)]
+    assert (len(kept), kept[0]) == (2, newest["token_id"])
 
 
 async def waiting(stack: Stack) -> str:
