@@ -209,6 +209,22 @@ async def test_what_one_does_not_see_is_answered_as_what_there_is_not(world: Wor
             assert told == await asked_of(world, route, CALLER_OF[column], gone), CALLER_OF[column]
 
 
+async def test_nor_does_a_batch_or_a_list_tell_of_it(world: World) -> None:
+    run_id = await world.paused(approval_policy="manual")
+    hidden: dict[str, list[bytes]] = {}
+    word = {"step_id": "a", "decision": "approve"}
+    for about in (run_id, NOBODY):
+        asked = {
+            "approvals_decide": Asked(body={"items": [word | {"run_id": about}]}),
+            "bulk_decide": Asked(body={"action": "cancel", "filter": {"run_ids": [about]}}),
+            "audit_listed": Asked(query=f"?run_id={about}"),
+        }
+        told = [await asked_of(world, BY_NAME[name], "bob", one) for name, one in asked.items()]
+        hidden[about] = [body.replace(about.encode(), b"?") for _, _, body in told]
+    assert hidden[run_id] == hidden[NOBODY]
+    assert b"not_found" in hidden[run_id][0]
+
+
 async def asked_of(world: World, route: Route, caller: str, asked: Asked) -> tuple[int, dict[str, str], bytes]:
     """All of an answer, but when it was given."""
     headers = {"Authorization": f"Bearer {world.tokens[caller]}"}
