@@ -82,6 +82,8 @@ class Evidence:
     ledger: list[Call]
     promises: Promises
     takeovers: int = 0
+    appended: int = 0
+    """Pages that were written to the log alone; how many a storm has of them depends on the machine."""
 
     def repeated(self) -> tuple[list[str], int]:
         """Executions of not repeatable tools after the first of their step: without a person's word (told), and with.
@@ -218,6 +220,7 @@ async def gather(connection: asyncpg.Connection[asyncpg.Record], people: People,
         "SELECT id::text, run_id::text, kind, payload->>'confirm', applied_seq, verdict FROM workflow_run_commands"
     )
     takeovers = await connection.fetchval("SELECT count(*) FROM chaos_takeovers")
+    appended = await connection.fetchval("SELECT count(*) FROM workflow_run_pages WHERE changes IS NOT NULL")
     return Evidence(
         lives,
         [Attempt(*row) for row in attempts],
@@ -225,6 +228,7 @@ async def gather(connection: asyncpg.Connection[asyncpg.Record], people: People,
         read_ledger(ledger),
         people.promises,
         takeovers,
+        appended,
     )
 
 
@@ -245,6 +249,7 @@ def figures(evidence: Evidence, hits: Mapping[str, int], more: Mapping[str, Any]
         ("faults", sum(hits.values())),
         *((f"  {kind}", hits[kind]) for kind in sorted(hits)),
         ("takeovers", evidence.takeovers),
+        ("commits appended", evidence.appended),
         ("unknown", sum(one.state == "unknown" for one in evidence.attempts)),
         ("repeated by a person's word", by_word),
         ("repeated because harmless", evidence.harmless()),

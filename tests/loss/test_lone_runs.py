@@ -1,0 +1,110 @@
+"""One run alone in quick steps, whose commits are appended to its log, under the same trouble as many at once are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from daemon.dev.embedded import EmbeddedPostgres
+from daemon.machine.commands import RunId
+from tests.loss.test_postgres_restarts import durable, over
+from tests.patience import eventually
+from tests.runtime.harness import Rig, count, step
+from tests.store.wire import Wire
+
+__all__ = ["durable", "over"]
+
+STEPS = 40
+LANE = {"linger_s": 60, "lease_ttl_s": 4}
+LONG_S = 60.0
+APPENDED = "SELECT count(*) FROM workflow_run_pages WHERE run_id = $1 AND changes IS NOT NULL"
+BEHIND = "SELECT written_seq < last_seq FROM workflow_run_heads WHERE id = $1"
+SEED = 20261127
+
+
+@pytest.fixture
+async def wire(durable: EmbeddedPostgres) -> AsyncIterator[Wire]:
+    with tempfile.TemporaryDirectory(prefix="rw-wire-") as home:
+        opened = Wire(durable.url, Path(home))
+        await opened.open()
+        yield opened
+        await opened.close()
+
+
+async def lone(over: Rig) -> RunId:
+    """A run of many quick steps, under way."""
+    return await over.create(*(step(f"s{n}") for n in range(STEPS)))
+
+
+async def whole(over: Rig, run_id: RunId, *, least: int = STEPS // 2) -> None:
+    """It has ended, each call was made once, and so much of it was appended that this says something of appends."""
+    await eventually(lambda: _completed(over, run_id), within_s=LONG_S, what="the run's end")
+    told = await over.events(run_id)  # dense, or this fails
+    assert [event["type"] for event in told].count("step.completed") == STEPS
+    head, row = await over.head(run_id), await over.row(run_id)
+    assert row["last_seq"] == head.last_seq == len(told)
+    assert await over.pool.fetchval("SELECT count(*) FROM workflow_run_attempts WHERE state = 'done'") == STEPS
+    assert await over.pool.fetchval(APPENDED, run_id) >= least
+    over.never_twice(STEPS)
+
+
+async def _completed(over: Rig, run_id: RunId) -> bool:
+    try:
+        return bool(await over.pool.fetchval("SELECT status = 'completed' FROM workflow_runs WHERE id = $1", run_id))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+
+
+async def test_crashes_of_postgres_in_the_midst_of_appends(over: Rig, durable: EmbeddedPostgres) -> None:
+    node = await over.start("n1", **LANE)
+    lost, run_id = count("runwarden_commits_lost_total"), await lone(over)
+    for so_far in (7, 17, 27):
+        await over.executing(so_far)
+        os.kill(durable.pid, signal.SIGKILL)
+        await asyncio.to_thread(durable.stop)
+        await asyncio.to_thread(durable.start)
+    await whole(over, run_id)
+    assert count("runwarden_commits_lost_total") == lost, "what it acknowledged it has kept"
+    assert node.healthy
+
+
+async def test_questions_and_answers_lost_in_the_midst_of_appends(over: Rig, wire: Wire) -> None:
+    chance = random.Random(SEED)
+    node = await over.start("n1", **LANE, postgres_url=wire.url)
+    run_id = await lone(over)
+    for so_far in range(3, STEPS, 3):
+        await over.executing(so_far)
+        if chance.random() < 0.3:
+            wire.cut()
+        else:
+            wire.lose(chance.choice(("question", "answer")))
+    await whole(over, run_id)
+    assert wire.lost > 3
+    assert node.healthy
+
+
+async def test_nodes_gone_in_the_midst_of_appends_leave_nothing_behind(over: Rig) -> None:
+    """Each of several owners goes on from what the one before it had appended, the call in flight included."""
+    held, behind = (7, 17, 27), 0
+    run_id: RunId | None = None
+    for number, so_far in enumerate((*held, STEPS)):
+        node = await over.start(f"n{number}", linger_s=60, lease_ttl_s=1)
+        run_id = run_id or await over.create(*(step(f"s{n}", "gated" if n + 1 in held else "ok") for n in range(STEPS)))
+        over.tools.gate.set()
+        over.tools.gate.clear()
+        await over.executing(so_far)
+        if so_far < STEPS:
+            await node.crash()
+            over.nodes.remove(node)
+            behind += await over.pool.fetchval(BEHIND, run_id)
+    assert run_id is not None
+    assert behind, "else every owner found the rows written"
+    await whole(over, run_id)
