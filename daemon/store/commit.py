@@ -134,6 +134,15 @@ RETURNING (date_part('epoch', clock_timestamp()) * 1000)::bigint
 """
 """A commit of one run that is written to its log alone, after the page $4; see ``tail``. No row: fenced."""
 
+# By the trigger of `schema/0024`, as when a run changes hands. No row where it has, or where this was done before: that
+# a run is let go right after an append is common and no fault, so Postgres shall not log one.
+CHECKPOINT = """
+UPDATE workflow_runs r SET owner = r.owner, recoveries = 0, wake_at = NULL
+WHERE r.id = $1::uuid AND r.epoch = $2::bigint AND r.owner = $3::text AND r.last_seq = $4::bigint
+RETURNING r.last_seq
+"""
+"""Write to the rows what was appended after $4; answers how far they go."""
+
 WHERE_IT_STANDS = """
 SELECT id, epoch, owner, last_seq, written_seq, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     (SELECT version FROM authority_version) AS authority

@@ -20,7 +20,16 @@ import asyncpg
 
 from daemon import telemetry
 from daemon.machine.record import Known, Outcomes, Transition
-from daemon.store.commit import APPEND, COMMIT, COMMIT_DECIDING, FENCED, WHERE_IT_STANDS, appending, arguments
+from daemon.store.commit import (
+    APPEND,
+    CHECKPOINT,
+    COMMIT,
+    COMMIT_DECIDING,
+    FENCED,
+    WHERE_IT_STANDS,
+    appending,
+    arguments,
+)
 from daemon.store.pool import CONNECT_TIMEOUT_S, CONTENDED, GONE, REFUSED, Connection, plain, session
 from daemon.store.quarantine import is_behind, park_lost
 from daemon.store.tail import CHECKPOINT_AFTER_S, Tail
@@ -102,20 +111,24 @@ class Lane:
             tail = self._tail
             if tail is None or tail.empty:
                 return True
+            run = tail.last.run
             try:
-                await self._write(await self._connected(), [tail.checkpoint()])
-            except Fenced:
-                self._tail = None  # the run is another's by now, who found its rows written
+                written_seq = await self._follow(await self._connected(), tail)
             except Exception as fault:  # noqa: BLE001 - whatever is wrong with one run must not end the node
                 self._drop()
-                if isinstance(fault, (*GONE, asyncpg.PostgresError)) and not isinstance(fault, REFUSED):
-                    log.warning("rows stay behind for a while", run_id=str(tail.last.run_id), fault=plain(fault))
+                if isinstance(fault, (*GONE, asyncpg.PostgresError)):
+                    log.warning("rows stay behind for a while", run_id=str(run.id), fault=plain(fault))
                     return False
-                log.exception("rows cannot be written", run_id=str(tail.last.run_id))
+                log.exception("rows cannot be written", run_id=str(run.id))
                 self._tail = None  # so its owner gives it up at the next commit
-            else:
+                return True
+            if written_seq == run.last_seq:
                 tail.written()
                 telemetry.checkpoints.inc()
+            else:
+                self._tail = None
+                if written_seq is not None:  # else the run was let go, which wrote them, or an answer of ours was lost
+                    log.error("rows cannot be written", run_id=str(run.id), written_seq=written_seq)
             return True
 
     async def _settle(self, batch: list[Transition], outcomes: Outcomes, *, lost: bool = False) -> None:
@@ -187,6 +200,14 @@ class Lane:
         if now_ms is None:
             raise Fenced
         return now_ms
+
+    async def _follow(self, connection: Connection, tail: Tail) -> int | None:
+        """Let the rows follow the log. Answers how far they go then; None: they are not where the tail began."""
+        last = tail.last
+        written_seq: int | None = await connection.fetchval(
+            CHECKPOINT, last.run_id, last.epoch, last.owner, tail.written_seq
+        )
+        return written_seq
 
     async def _write(self, connection: Connection, batch: Sequence[Transition]) -> int:
         """Write them to the log and to their rows, and what is in the tail of any. Raises Fenced."""

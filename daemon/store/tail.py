@@ -2,8 +2,8 @@
 
 A commit writes a page of the log and what it changes of the run's row, steps and attempts. Where one run alone takes
 quick steps, most of its commits are *appended*: the page alone is written, which names the changes, one INSERT. Rows
-follow at a *checkpoint*: each ``CHECKPOINT_EVERY`` commits, at whatever is more than going on, when the run pauses for
-breath (``CHECKPOINT_AFTER_S``), or, by a trigger, when it changes hands (``schema/0024``). It is what databases do with
+follow at a *checkpoint*: each ``CHECKPOINT_EVERY`` commits, at whatever is more than going on, and, by a trigger, when
+the run pauses for breath (``CHECKPOINT_AFTER_S``) or changes hands (``schema/0024``). It is what databases do with
 their own logs.
 
 ``journal`` keeps the tail of one run at most, ``sql`` writes it, ``runs`` reads a run beyond its rows.
@@ -107,10 +107,6 @@ class Tail:
         attempts = self._attempts.copy()
         join(attempts, one.attempts)
         return replace(one, steps=tuple(steps.values()), attempts=tuple(attempts.values()))
-
-    def checkpoint(self) -> Transition:
-        """What is to be committed to write the tail alone."""
-        return replace(self.last, expected_seq=self.last.run.last_seq, events=(), steps=(), attempts=(), authority=None)
 
     def written(self) -> None:
         """The rows have all of it."""

@@ -157,6 +157,15 @@ class Postgres:
         self._log(row, one)
         return self.now_ms()
 
+    def follow(self, run_id: RunId, epoch: int, owner: str, written_seq: int) -> int | None:
+        """A checkpoint alone."""
+        if not self.holds(run_id, epoch, owner) or self.runs[run_id].head.last_seq != written_seq:
+            return None
+        row = self.runs[run_id]
+        row.checkpoint()
+        row.recoveries, row.wake_at = 0, None
+        return row.head.last_seq
+
     def _write(self, one: Transition, rows: Transition) -> None:
         row = self.runs[one.run_id]
         if row.head.status in TERMINAL and row.head.status != one.run.status:
@@ -341,6 +350,11 @@ class Lane(journal.Lane):
 
     async def _append(self, connection: object, one: Transition, changes: str, page: int) -> int:
         return _passed(await self._line.ask("commit", lambda: self._server.append(one, changes, page)))
+
+    async def _follow(self, connection: object, tail: Tail) -> int | None:
+        last, before = tail.last, tail.written_seq
+        asked = self._line.ask("commit", lambda: self._server.follow(last.run_id, last.epoch, last.owner, before))
+        return await asked
 
     async def _write(self, connection: object, batch: Sequence[Transition]) -> int:
         tail = self._tail

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from daemon import telemetry
 from daemon.auth.caller import Caller
+from daemon.dev.embedded import EmbeddedPostgres
 from daemon.machine.commands import RunId
 from daemon.machine.record import Transition
 from daemon.machine.state import Limits
@@ -213,6 +214,18 @@ async def test_who_claims_or_reads_a_run_that_was_let_go_finds_its_rows(book: Bo
     assert await book.claim(story.run.id) == story.run
 
 
+async def test_a_run_that_is_let_go_right_after_an_append_leaves_no_error_in_the_log_of_postgres(
+    book: Book, postgres: EmbeddedPostgres
+) -> None:
+    story, commits = await moving(book)
+    await appended(book, *commits)
+    await book.claims.release([(story.run.id, story.epoch, "me", 1, story.run.last_seq)])
+    before = postgres.log_path.stat().st_size
+    assert await book.lane.checkpoint()
+    assert book.lane._tail is None
+    assert postgres.log_path.read_text()[before:].count("ERROR") == 0
+
+
 async def test_a_claim_waits_for_an_append_that_is_under_way_and_reads_it(
     book: Book, other: asyncpg.Connection[asyncpg.Record]
 ) -> None:
@@ -288,19 +301,34 @@ DAMAGES = {
 }
 
 
+async def damage(book: Book, changes: str) -> None:
+    """Write something else into every page that was appended."""
+    async with book.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(f"UPDATE workflow_run_pages SET changes = {changes} WHERE changes IS NOT NULL")
+
+
 @pytest.mark.parametrize("changes", DAMAGES.values(), ids=DAMAGES)
 async def test_a_page_that_no_row_can_take_keeps_no_other_run_from_being_claimed(book: Book, changes: str) -> None:
     damaged, commits = await moving(book, 2)
     sound = await book.open(step())
     await appended(book, *commits)
-    async with book.pool.acquire() as connection, connection.transaction():
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        await connection.execute(f"UPDATE workflow_run_pages SET changes = {changes} WHERE changes IS NOT NULL")
+    await damage(book, changes)
     claimed, _ = await book.claims.claim({damaged.run.id: "n/1", sound.run.id: "n/2"})
     assert [run.id for run, _ in claimed] == [sound.run.id]
     (row,) = (await rows(book.pool, damaged.run.id))["workflow_runs"]
     assert (row["owner"], row["wake_at"] is None) == (None, False), "it is let go, to be offered again"
     assert await book.seqs(damaged.run.id) == list(range(1, commits[0].run.last_seq + 1))
+
+
+@pytest.mark.parametrize("changes", DAMAGES.values(), ids=DAMAGES)
+async def test_an_owner_whose_rows_cannot_follow_gives_the_run_up(book: Book, changes: str) -> None:
+    story, commits = await moving(book)
+    await appended(book, commits[0])
+    await damage(book, changes)
+    assert await book.lane.checkpoint()
+    assert (await book.lane.commit(commits[1:])).fenced == {story.run.id}
+    assert await book.seqs(story.run.id) == list(range(1, commits[0].run.last_seq + 1))
 
 
 async def test_the_way_back_writes_what_was_appended(book: Book, database: str) -> None:
