@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
@@ -338,6 +339,31 @@ async def test_the_way_back_writes_what_was_appended(book: Book, database: str) 
     await book.pool.expire_connections()
     move_schema(database, "0024.checkpoints", back=True)
     assert await rows(book.pool, story.run.id) == before
+
+
+async def test_the_way_back_waits_for_an_append_under_way_and_writes_it_too(
+    book: Book, database: str, other: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """Its node has ended; the backend that it left has not."""
+    story, commits = await moving(book, 2)
+    transaction = await appending_in(other, book, commits[0])
+    await book.pool.expire_connections()
+    going_back = asyncio.create_task(asyncio.to_thread(move_schema, database, "0024.checkpoints", back=True))
+    await eventually(lambda: book.pool.fetchval(LOCKED), what="the way back being kept waiting")
+    await transaction.commit()
+    await going_back
+    assert (await rows(book.pool, story.run.id))["workflow_runs"][0]["last_seq"] == story.run.last_seq
+
+
+@pytest.mark.parametrize("owner", ["me", None])
+async def test_the_way_back_drops_nothing_that_no_row_could_take(book: Book, database: str, owner: str | None) -> None:
+    _, commits = await moving(book, 2)
+    await appended(book, *commits)
+    await damage(book, DAMAGES["nothing"])
+    await book.pool.execute("UPDATE workflow_runs SET owner = $1", owner)
+    with pytest.raises(psycopg.Error, match=f"run {commits[0].run_id} .* its log"):
+        await asyncio.to_thread(move_schema, database, "0024.checkpoints", back=True)
+    assert await book.pool.fetchval("SELECT written_seq < last_seq FROM workflow_run_heads")
 
 
 async def test_a_commit_under_way_and_the_migration_do_not_wait_for_each_other(
