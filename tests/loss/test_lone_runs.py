@@ -7,17 +7,20 @@ import os
 import random
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from daemon.dev.embedded import EmbeddedPostgres
+from daemon.errors import StoreUnavailable
 from daemon.machine.commands import RunId
+from daemon.store.quarantine import quarantine
+from tests.loss.backups import Restorable, restorable
 from tests.loss.test_postgres_restarts import durable, over
 from tests.patience import eventually
-from tests.runtime.harness import Rig, count, step
+from tests.runtime.harness import Rig, count, rig, step
 from tests.store.wire import Wire
 
 __all__ = ["durable", "over"]
@@ -108,3 +111,83 @@ async def test_nodes_gone_in_the_midst_of_appends_leave_nothing_behind(over: Rig
     assert run_id is not None
     assert behind, "else every owner found the rows written"
     await whole(over, run_id)
+
+
+@pytest.fixture
+def postgres_of_its_own(servers_dir: Path) -> Iterator[Restorable]:
+    with restorable(servers_dir) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def beside(postgres_of_its_own: Restorable, redis_url: str, redis_prefix: str) -> AsyncIterator[Rig]:
+    async with rig(postgres_of_its_own.url, redis_url, redis_prefix) as opened:
+        yield opened
+
+
+@pytest.fixture
+def rows_follow_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a backup is taken while they are behind."""
+    monkeypatch.setattr("daemon.store.journal.CHECKPOINT_AFTER_S", LONG_S)
+
+
+async def backed_up(beside: Rig, of: Restorable) -> RunId:
+    """A run in the midst of its fifth call, its rows behind its log, of which there is a backup."""
+    run_id = await beside.create(*(step(f"s{n}", "gated" if n in (4, 8) else "ok") for n in range(10)))
+    await beside.told(run_id, "tool.status", 5)
+    await asyncio.to_thread(of.backup)
+    assert await beside.pool.fetchval(BEHIND, run_id), "else nothing is shown here"
+    return run_id
+
+
+async def going_on(beside: Rig, calls: int) -> None:
+    beside.tools.gate.set()
+    beside.tools.gate.clear()
+    await beside.executing(calls)
+
+
+@pytest.mark.usefixtures("rows_follow_late")
+async def test_an_owner_whose_appends_are_lost_parks_its_run(beside: Rig, postgres_of_its_own: Restorable) -> None:
+    """The backup has some of what was appended; the rest it knows, and the Gateway has made the calls."""
+    node = await beside.start("n1", **LANE)
+    run_id = await backed_up(beside, postgres_of_its_own)
+    had = (await beside.head(run_id)).last_seq
+    await going_on(beside, 9)
+    await beside.told(run_id, "tool.status", 9)
+    await asyncio.to_thread(postgres_of_its_own.restore)
+    beside.tools.gate.set()
+    await eventually(lambda: _parked(beside, run_id), within_s=LONG_S, what="the run being parked")
+    told = await beside.events(run_id)  # dense, or this fails
+    assert [one["type"] for one in told[had:]] == ["step.paused"]
+    assert (await beside.row(run_id))["last_seq"] == len(told)
+    beside.never_twice(9)
+    assert node.healthy
+
+
+@pytest.mark.usefixtures("rows_follow_late")
+async def test_a_backup_taken_while_rows_are_behind_is_as_good_as_another(
+    beside: Rig, postgres_of_its_own: Restorable
+) -> None:
+    """Restored and quarantined, what was appended is there: the call that was in flight is asked for, not made."""
+    node = await beside.start("n1", **LANE)
+    run_id = await backed_up(beside, postgres_of_its_own)
+    had = await beside.events(run_id)
+    await node.crash()
+    beside.nodes.remove(node)
+    await asyncio.to_thread(postgres_of_its_own.restore)
+    census = await quarantine(postgres_of_its_own.url, really=True)
+    assert (census.runs.total(), census.unreadable) == (1, 0)
+    assert (await beside.events(run_id))[: len(had)] == had
+    beside.tools.gate.set()
+    await beside.start("n2", **LANE)
+    await beside.say(run_id, "resume", confirm="run_again")
+    await beside.until(run_id, "completed")
+    beside.never_twice(10)
+
+
+async def _parked(over: Rig, run_id: RunId) -> bool:
+    try:
+        head = await over.head(run_id)
+    except (StoreUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    return head.status == "paused" and head.error_code == "commits_lost"
