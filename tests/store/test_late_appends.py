@@ -93,3 +93,14 @@ async def test_a_checkpoint_that_comes_late_leaves_the_rows_at_a_place_of_the_lo
     story.hear(done(story.req))
     outcomes = await book.write(story)
     assert (outcomes.fenced if then in (let_go, claimed) else set(outcomes.committed)) == {story.run.id}
+
+
+@pytest.mark.parametrize("stale", ["epoch", "owner"])
+async def test_only_who_owns_a_run_lets_its_rows_follow(book: Book, stale: str) -> None:
+    story, commits = await moving(book)
+    await appended(book, *commits)
+    before, one = await rows(book.pool, story.run.id), commits[0]
+    epoch, owner = (one.epoch - 1, one.owner) if stale == "epoch" else (one.epoch, "thief")
+    assert await book.pool.fetchval(CHECKPOINT, one.run_id, epoch, owner, one.expected_seq) is None
+    assert await rows(book.pool, story.run.id) == before
+    assert await book.pool.fetchval(CHECKPOINT, one.run_id, one.epoch, one.owner, one.expected_seq)
