@@ -113,6 +113,40 @@ async def test_nodes_gone_in_the_midst_of_appends_leave_nothing_behind(over: Rig
     await whole(over, run_id)
 
 
+@pytest.mark.usefixtures("rows_follow_late")
+async def test_a_run_canceled_while_its_rows_are_behind_is_canceled_with_all_that_it_did(over: Rig) -> None:
+    await over.start("n1", **LANE)
+    run_id = await over.create(*(step(f"s{n}", "gated" if n == 4 else "ok") for n in range(8)))
+    await over.told(run_id, "tool.status", 5)
+    assert await over.pool.fetchval(BEHIND, run_id), "else nothing is shown here"
+    await over.say(run_id, "cancel")
+    await over.told(run_id, "tool.result", 5)
+    states = await over.pool.fetch("SELECT status FROM workflow_run_steps ORDER BY step_index")
+    assert [state for (state,) in states][:4] == ["success"] * 4
+    head, row = await over.head(run_id), await over.row(run_id)
+    assert (row["status"], row["last_seq"]) == ("canceled", head.last_seq)
+    over.never_twice(5)
+
+
+async def test_a_quarantine_while_a_run_is_appended_to_parks_it_at_its_last_event(
+    over: Rig, durable: EmbeddedPostgres
+) -> None:
+    node = await over.start("n1", **LANE)
+    run_id = await lone(over)
+    await over.executing(STEPS // 2)
+    census = await quarantine(durable.url, really=True)
+    assert (census.runs.total(), census.unreadable) == (1, 0)
+    told = await over.events(run_id)  # dense, or this fails
+    assert told[-1]["type"] == "step.paused"
+    assert await over.pool.fetchval(BEHIND, run_id) is False
+    calls = len(over.gateway.ledger)
+    await over.say(run_id, "resume", confirm="run_again")
+    await over.until(run_id, "completed", within_s=LONG_S)
+    assert max(over.executions().values()) == 1
+    assert calls < STEPS
+    assert node.healthy
+
+
 @pytest.fixture
 def postgres_of_its_own(servers_dir: Path) -> Iterator[Restorable]:
     with restorable(servers_dir) as opened:
