@@ -142,7 +142,7 @@ Where this differs from the first design, and why
   of the release before, read it by the view ``workflow_run_events``, a row an event (``schema/0022``, ``store/log``).
 * Of a run that takes quick steps alone most commits are *appended*: one INSERT of a page, which also names what it
   changes of the run's row, its steps and attempts. Those are written at *checkpoints*, as databases do it: by one
-  commit of nine, by any that does more than go on, a fifth of a second after the last one, and by a trigger whenever
+  commit of nine, by any that does more than go on, and by a trigger a fifth of a second after the last one and whenever
   the run changes hands, also between nodes of two releases (``store/tail``, ``schema/0024``). It halves Postgres' part
   in such a step. An append is fenced as every commit is: it holds the row against claims, asks for epoch and owner,
   and for the page before it, which a failover may have lost. Who reads a run reads it as its log stands
