@@ -175,7 +175,7 @@ def leases_in_doubt_kept() -> AbstractContextManager[Any]:
 
 
 MUTATIONS: dict[str, Case] = {
-    "no fence": Case(no_fence, ("two events", "seq_is_dense", "for ever"), STOPS),
+    "no fence": Case(no_fence, ("replay_rebuilds", "two events", "seq_is_dense", "for ever"), STOPS),
     "rows stay behind": Case(rows_stay_behind, ("last_seq", "nothing_is_sent_twice", "two events"), CRASHES),
     "no freshness check before the write": Case(
         no_freshness_check, ("nothing_leaves_under_a_stale_lease",), replace(STOPS, slow=0.05)
