@@ -7,6 +7,7 @@ What cannot be known for now (the identity provider's keys, a service token whil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection, Coroutine
 from typing import Any
@@ -68,7 +69,9 @@ class Callers:
         return self._tokens.authenticate(token)
 
     async def by_ticket(self, ticket: str, run_id: str) -> Caller:
-        """Who holds a ticket for this run's events; raises as ``by_token``."""
+        """Who holds a ticket for this run's events; raises as ``by_token``. The id is as the path has it."""
+        with contextlib.suppress(ValueError):
+            run_id = str(UUID(run_id))
         caller = tickets.admit(ticket, run_id, await self._key_of_tickets())
         if (token_id := token_id_of(caller.via)) is not None and await self.ended((token_id,)):
             raise Unauthenticated("The service token that this ticket was given for has ended.", code="ticket_invalid")

@@ -19,6 +19,7 @@ ALGORITHM = "HS256"
 TICKET_S = 60
 """Within this time a ticket must be used; the stream that it opened may stay."""
 _TICKET_FOR = "runwarden:events"
+_NO_TICKET = "This is no ticket: POST …/events-ticket of the run gives one."
 
 
 def ticket_key(secret: str) -> bytes:
@@ -46,7 +47,7 @@ def ticket_for(caller: Caller, run_id: str, key: bytes) -> tuple[str, int]:
 def admit(ticket: str, run_id: str, key: bytes) -> Caller:
     """Who was given this ticket for this run; ``expires_at`` is that of their token. Raises Unauthenticated."""
     if not ticket.isascii():
-        raise Unauthenticated("The ticket is not valid.", code="ticket_invalid")
+        raise Unauthenticated(_NO_TICKET, code="ticket_invalid")
     try:
         claims = jwt.decode(
             ticket,
@@ -56,10 +57,14 @@ def admit(ticket: str, run_id: str, key: bytes) -> Caller:
             options={"require": ["sub", "exp", "aud"]},
         )
     except jwt.ExpiredSignatureError:
-        raise Unauthenticated("The ticket has expired: get a new one.", code="ticket_expired") from None
+        raise Unauthenticated(
+            "The ticket has expired: POST …/events-ticket gives a new one.", code="ticket_expired"
+        ) from None
     except jwt.InvalidTokenError:
-        raise Unauthenticated("The ticket is not valid.", code="ticket_invalid") from None
+        raise Unauthenticated(_NO_TICKET, code="ticket_invalid") from None
     if claims.get("run") != run_id:
-        raise Unauthenticated("The ticket is for another run.", code="ticket_invalid")
+        raise Unauthenticated(
+            "The ticket is for another run: POST …/events-ticket of this one gives one.", code="ticket_invalid"
+        )
     roles, groups = frozenset(claims.get("roles", ())), frozenset(claims.get("groups", ()))
     return Caller(claims["sub"], claims.get("until"), roles, groups, claims.get("via"), key=claims.get("key"))

@@ -43,12 +43,21 @@ async def test_a_ticket_opens_the_stream_of_its_run_and_nothing_else(shared: Sta
         watch = Watch(response)
         await watch.until("replay.done")
         assert watch.types[0] == "run.created"
-    assert_problem(await knock(shared, f"/v1/workflow-runs/{other}/events{query}"), 401, "ticket_invalid")
+    refused = await knock(shared, f"/v1/workflow-runs/{other}/events{query}")
+    assert_problem(refused, 401, "ticket_invalid", "events-ticket")
     for path in (place, f"{place}/history", "/v1/workflow-runs"):
         assert_problem(await knock(shared, path + query), 401, "unauthenticated")
     bearer = {"Authorization": f"Bearer {given.body['ticket']}"}
     for path in (place, f"{place}/events"):
         assert_problem(await knock(shared, path, **bearer), 401, "token_invalid")
+
+
+async def test_a_ticket_opens_the_stream_however_the_id_of_its_run_is_written(shared: Stack) -> None:
+    run_id = await waiting(shared)
+    query = f"?ticket={(await ticket(shared, run_id)).body['ticket']}"
+    for written in (run_id.upper(), run_id.replace("-", "")):
+        async with shared.http.get(f"{shared.base}/v1/workflow-runs/{written}/events{query}") as response:
+            assert response.status == 200, await response.text()
 
 
 async def test_a_token_is_no_ticket(shared: Stack) -> None:
@@ -65,7 +74,7 @@ async def test_a_token_is_no_ticket(shared: Stack) -> None:
         "",
         "%C3%A9",
     ):
-        assert_problem(await knock(shared, place + forged), 401, "ticket_invalid")
+        assert_problem(await knock(shared, place + forged), 401, "ticket_invalid", "events-ticket")
     late = jwt.encode(claims | {"exp": int(time.time()) - 1}, ticket_key(SECRET), algorithm="HS256")
     assert_problem(await knock(shared, place + late), 401, "ticket_expired")
 
