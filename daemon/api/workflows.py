@@ -112,6 +112,10 @@ async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body
         stands = await _found(request, path.workflow_id)
         if stands.archived_at is not None:
             raise Conflict("The workflow is archived; nothing is changed in it any more.", code="workflow_archived")
+        if expected == 0:
+            raise Stale(
+                f"If-Match names no version of a workflow: send the ETag as a GET tells it, now '\"{stands.version}\"'."
+            )
         raise Stale(f"The workflow is at version {stands.version}, which is not the one you name: read it again.")
     return await _saved(request, renewed)
 

@@ -44,7 +44,8 @@ async def test_a_writer_who_knows_an_older_version_changes_nothing(shared: Stack
     assert (await put(shared, place, body("Three", "a", version=2))).body["version"] == 3
     assert (await put(shared, place, body("Four", "a"), If_Match="*")).body["version"] == 4
     for strange in ("4", "x", '"x"', 'W/"4"', '"999999999999"'):
-        assert_problem(await put(shared, place, body("Five", "a"), If_Match=strange), 412, "version_conflict")
+        refused = await put(shared, place, body("Five", "a"), If_Match=strange)
+        assert_problem(refused, 412, "version_conflict", "send the ETag as a GET tells it, now '\"4\"'")
     assert_problem(await put(shared, place, body("Five", "a", "a")), 422, "invalid_spec")
 
 
