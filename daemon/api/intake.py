@@ -17,6 +17,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from daemon.api.context import CONTEXT
@@ -27,6 +28,8 @@ MAX_DEPTH = 200
 """Bodies nested deeper are refused: pydantic and orjson read deeper than they can write (254)."""
 _MANY_DIGITS = re.compile(rb"\d{19}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_PLUS_LOST = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)? \d\d:\d\d", re.ASCII)
+_TWICE = "stands there more than once: say it once"
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -69,6 +72,8 @@ def _flag(said: object) -> object:
 
 def _moment(said: object) -> object:
     """The moment as Postgres is told it; in its first and last hours a year of four digits may have none in UTC."""
+    if isinstance(said, str) and _PLUS_LOST.fullmatch(said):
+        raise ValueError("a + in a query is a blank: write it as %2B, or the time with Z")
     if not isinstance(said, str) or not _RFC3339.fullmatch(said):
         raise ValueError("must be a time as RFC 3339 has it, with its zone: 2026-01-31T12:00:00Z")
     try:
@@ -110,14 +115,22 @@ def read_query(request: web.Request, model: type[_M]) -> _M:
     said: dict[str, Any] = {}
     for name in request.query:
         told = request.query.getall(name)
-        said[name] = told if name in lists or (strict and len(told) > 1) else told[0]
+        if strict and len(told) > 1 and name in model.model_fields and name not in lists:
+            raise Invalid(faults=((name, _TWICE),), code="invalid_parameter")
+        said[name] = told if name in lists else told[0]
     return _parameters(model, said)
 
 
 def read_headers(request: web.Request, model: type[_M]) -> _M:
-    """The declared headers. Raises Invalid."""
-    names = [field.alias or name for name, field in model.model_fields.items()]
-    return _parameters(model, {name: request.headers[name] for name in names if name in request.headers})
+    """The declared headers, each at most once: nobody knows which of two was meant. Raises Invalid."""
+    said: dict[str, Any] = {}
+    for name in [field.alias or name for name, field in model.model_fields.items()]:
+        told = request.headers.getall(name, [])
+        if len(told) > 1:
+            raise Invalid(faults=((name, _TWICE),), code="invalid_parameter")
+        if told:
+            said[name] = told[0]
+    return _parameters(model, said)
 
 
 async def read_body(request: web.Request, model: type[_M]) -> _M:
@@ -161,9 +174,11 @@ async def read_json(request: web.Request, *, optional: bool = False) -> dict[str
     except TimeoutError:
         raise TooSlow(f"The body did not come whole within {limit_s:g} s: send the request again.") from None
     except web.RequestPayloadError as fault:
-        raise BadRequest(f"The body is not what its headers say: {fault.__cause__ or fault}.") from None
-    if not raw and optional:
-        return {}
+        raise BadRequest(f"The body is not what its headers say: {_why(fault)}.") from None
+    if not raw:
+        if optional:
+            return {}
+        raise Invalid("There is no body: send a JSON object.", code="malformed_json")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as fault:
@@ -177,6 +192,12 @@ async def read_json(request: web.Request, *, optional: bool = False) -> dict[str
     if _MANY_DIGITS.search(raw):
         json.loads(raw, parse_int=_exact)
     return body
+
+
+def _why(fault: web.RequestPayloadError) -> str:
+    """What aiohttp found, in its words without its number."""
+    found = fault.__cause__
+    return (found.message if isinstance(found, HttpProcessingError) else str(found or fault)).rstrip(".")
 
 
 def _unkept(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -66,7 +66,7 @@ def raw(name: str, sent: bytes, says: str = "not JSON", code: str = "malformed_j
 
 
 MALFORMED = [
-    raw("no body", b""),
+    raw("no body", b"", "send a JSON object"),
     raw("half an object", b'{"title": "T"'),
     raw("a trailing comma", b'{"title": "T",}'),
     raw("two values", b"{} {}"),
@@ -86,7 +86,7 @@ MALFORMED = [
     raw("a number", b"12", "must be a JSON object", "invalid_body"),
     Bad("a body over the limit", "POST", WORKFLOWS, workflow(title="x" * 300_000), 413, "body_too_large", "262144"),
     Bad("rubbish over the limit", "POST", RUN + "/cancel", b"[" * 300_000, 413, "body_too_large"),
-    Bad("no body to approve", "POST", RUN + "/approve", b"", 422, "malformed_json"),
+    Bad("no body to approve", "POST", RUN + "/approve", b"", 422, "malformed_json", "JSON object"),
     Bad("half a cancel", "POST", RUN + "/cancel", b"{", 422, "malformed_json"),
     Bad("half a resume", "POST", RUN + "/resume", b"{", 422, "malformed_json"),
 ]
@@ -258,7 +258,18 @@ STREAMS = [
     ),
 ]
 
-TABLE = [*MALFORMED, *FIELDS, *SPECS, *TEXTS, *PLACES, *STREAMS]
+LISTS = [
+    Bad(f"{query} of a list", "GET", f"{RUNS}?{query}", None, 422, "invalid_parameter", says)
+    for query, says in (
+        ("created_after=2026-01-01T00:00:00+02:00", "a + in a query is a blank: write it as %2B"),
+        ("created_after=2026-01-01T00:00:00", "must be a time as RFC 3339 has it, with its zone"),
+        ("created_before=2026-01-01%2010:00", "must be a time as RFC 3339 has it, with its zone"),
+        ("limit=5&limit=6", "limit: stands there more than once"),
+        ("stat=paused&stat=failed", "did you mean status?"),
+    )
+]
+
+TABLE = [*MALFORMED, *FIELDS, *SPECS, *TEXTS, *PLACES, *STREAMS, *LISTS]
 
 
 def as_bytes(sent: Any, **places: str) -> bytes | None:

@@ -59,6 +59,15 @@ async def test_a_key_that_is_none_is_refused(live: Stack, key: str) -> None:
     assert await count(live, "workflows") == 0
 
 
+async def test_two_keys_of_one_request_are_refused(live: Stack) -> None:
+    """Whoever repeats it might send one of them."""
+    two = [("Authorization", f"Bearer {live.token()}"), ("Idempotency-Key", "k"), ("Idempotency-Key", "l")]
+    async with live.http.post(f"{live.base}/v1/workflows", json=FLOW, headers=two) as response:
+        answered = Answer(response.status, response.headers, await response.json(content_type=None))
+    assert_problem(answered, 422, "invalid_parameter", "Idempotency-Key: stands there more than once")
+    assert await count(live, "workflows") == 0
+
+
 async def test_an_approval_sent_again_has_the_same_verdict_and_one_command(live: Stack) -> None:
     run_id = await live.start(step("a", approval_policy="manual"), step("b", approval_policy="manual"))
     await live.until(run_id, "paused")
