@@ -329,7 +329,11 @@ def _reader(caller: Caller) -> tuple[str, bool, list[str]]:
 
 
 def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[str, list[object]]:
-    """The query and its arguments. Only what is asked for stands in it, so that the planner sees which index serves."""
+    """The query and its arguments. Only what is asked for stands in it, so that the planner sees which index serves.
+
+    Nothing that is asked for, and no order, is ahead of a run's row. So the rows are searched, and the newest pages are
+    looked up for those of the answer alone: where Postgres sorts what it found, a join would do so for all of it.
+    """
     conditions: list[str] = []
     arguments: list[object] = []
 
@@ -340,10 +344,11 @@ def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[s
     ask("user_id = {}", user_id)
     if wanted.run_ids is not None:
         ask("id = ANY({}::uuid[])", list(wanted.run_ids))
-    if wanted.statuses is not None and len(wanted.statuses) == 1:
-        ask("status = {}", wanted.statuses[0])
-    elif wanted.statuses is not None:
-        ask("status = ANY({}::text[])", list(wanted.statuses))
+    statuses = _statuses(wanted)
+    if statuses is not None and len(statuses) == 1:
+        ask("status = {}", statuses[0])
+    elif statuses is not None:
+        ask("status = ANY({}::text[])", list(statuses))
     if wanted.paused_reasons is not None:
         ask("paused_reason = ANY({}::text[])", list(wanted.paused_reasons))
     if wanted.workflow_id is not None:
@@ -360,10 +365,17 @@ def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[s
         arguments += wanted.after
         conditions.append(f"(created_at, id) < (${len(arguments) - 1}, ${len(arguments)})")
     arguments.append(limit)
-    where = " AND ".join(conditions)
-    order = f"ORDER BY created_at DESC, id DESC LIMIT ${len(arguments)}"
-    query = f"SELECT {columns} FROM workflow_run_heads r WHERE {where} {order}"  # noqa: S608 - only our own words
+    where, order = " AND ".join(conditions), "ORDER BY created_at DESC, id DESC"
+    found = f"SELECT id FROM workflow_runs r WHERE {where} {order} LIMIT ${len(arguments)}"  # noqa: S608 - our own words
+    query = f"SELECT {columns} FROM workflow_run_heads r WHERE id = ANY(ARRAY({found})) {order}"  # noqa: S608 - as above
     return query, arguments
+
+
+def _statuses(wanted: Filter) -> Sequence[str] | None:
+    """Those that are asked for, or follow from the reasons: by them the index finds the few runs that are paused."""
+    if wanted.statuses is not None or wanted.paused_reasons is None:
+        return wanted.statuses
+    return sorted({"canceled" if reason == "user_cancel" else "paused" for reason in wanted.paused_reasons})
 
 
 def head_of(row: asyncpg.Record) -> RunHead:
