@@ -196,7 +196,7 @@ AUTHORITY = [
     Route("GET", AGENT, agents.get, {200: Answer(says="The agent.", model=about.Agent)}, NO_SUCH),
     Route("GET", AGENT + "/tools", agents.tools, {200: Answer(says="Its tools.", model=about.ToolList)}, LIVE),
     Route("PUT", AGENT + "/binding", agents.bind, A_BINDING, TAKEN, role="operator", paced=True),
-    Route("DELETE", AGENT + "/binding", agents.unbind, A_BINDING, MIRRORED, role="admin"),
+    Route("DELETE", AGENT + "/binding", agents.unbind, A_BINDING, merged(NO_SUCH, MIRRORED), role="admin"),
     Route("GET", AGENT + "/grants", grants.listed, {200: Answer(says="All.", model=about.GrantList)}, OWNERS),
     Route("POST", AGENT + "/grants", grants.add, A_GRANT, GRANTED, role="operator", paced=True),
     Route("DELETE", GRANT, grants.revoke, A_GRANT, GRANTED, role="operator", paced=True),

@@ -44,6 +44,8 @@ def test_the_document_is_valid_and_names_every_route() -> None:
         if operation.get("security") == []:
             continue
         assert {"401", "503"} <= operation["responses"].keys()
+    of_one = [operation for path, item in told["paths"].items() if "{" in path for operation in item.values()]
+    assert all("404" in operation["responses"] for operation in of_one), "an id that none can have is nowhere"
 
 
 async def test_the_document_and_the_page_are_served_without_a_token_and_from_nowhere_else(live: Stack) -> None:
