@@ -123,7 +123,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
         with click.open_file(str(file), encoding="utf-8") as opened:
             text = opened.read()
     except (OSError, ValueError) as fault:
-        raise Told(f"{typed.named(file)} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
+        why = typed.unread(fault)
+        raise Told(f"{typed.named(file)} cannot be read: {why}", exit_code=Exit.INVALID, code="bad_file") from None
     words = []
     for number, said in enumerate(_documents(text), 1):
         if not isinstance(said, dict) or said.get("decision") not in ("approve", "reject"):

@@ -115,7 +115,8 @@ def _read(file: Path, owner: str | None) -> Iterator[Wanted]:
         with click.open_file(str(file), encoding="utf-8") as opened:
             lines = opened.read().splitlines()
     except (OSError, ValueError) as fault:
-        raise Told(f"{typed.named(file)} cannot be read: {fault}", exit_code=Exit.INVALID, code="bad_file") from None
+        why = typed.unread(fault)
+        raise Told(f"{typed.named(file)} cannot be read: {why}", exit_code=Exit.INVALID, code="bad_file") from None
     for number, text in enumerate(lines, 1):
         if not text.strip() or text.startswith("#") or text.replace(" ", "") == "agent_id,owner":
             continue

@@ -52,7 +52,8 @@ _HINTS_BY_CODE = {
     "agent_unauthorized": "Ask the agent's owner: runwarden agent grant AGENT use --user YOU",
     "agent_tokens_off": "",
     "agent_offline": "Start the agent; `runwarden agent list` tells when it is online.",
-    "no_such_route": "The node at this URL is older than this command, or it is no Runwarden.",
+    "no_such_route": "The node at this URL is older than this command, or it is no Runwarden; a URL has no /v1 at its"
+    " end.",
     "token_revoked": "Make another: runwarden service-token create NAME --scope ROLE (with a token of your own).",
     "not_by_service_token": "Use a token of your own: --profile, --token or RUNWARDEN_TOKEN.",
     "scope_exceeds_roles": "Leave these scopes out, or ask an admin to make the token for you (--user).",
@@ -138,6 +139,7 @@ class Api:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, tries: int = TRIES, **more: Any
     ) -> Answer:
         fault = ""
+        hint = "Is a node running there? `runwarden dev` starts one on this machine; --url or a profile names another."
         for attempt in range(tries):
             if attempt:
                 await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
@@ -146,6 +148,8 @@ class Api:
                     text = await answer.text()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 fault = str(error) or type(error).__name__
+                if isinstance(error, aiohttp.ClientSSLError):
+                    hint = "It speaks no TLS there, or its certificate is not trusted here: should the URL be http://?"
                 continue
             if answer.status in AWAY and attempt + 1 < tries:
                 continue
@@ -153,7 +157,6 @@ class Api:
             if answer.status >= 300 or told is None:
                 raise refusal(answer.status, told or {"detail": f"The answer is no JSON object: {text[:200]}"})
             return Answer(answer.status, told, answer.headers.get("Location"))
-        hint = "Is a node running there? `runwarden dev` starts one on this machine; --url or a profile names another."
         message = f"{self._url} does not answer: {fault}"
         raise Told(message, exit_code=Exit.UNREACHABLE, code="unreachable", hint=hint)
 

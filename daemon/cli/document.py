@@ -50,7 +50,7 @@ def read(file: Path) -> Document:
         with click.open_file(str(file), encoding="utf-8") as opened:
             text = opened.read()
     except (OSError, ValueError) as fault:
-        raise bad(file, str(fault)) from None
+        raise bad(file, typed.unread(fault)) from None
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):

@@ -35,6 +35,11 @@ def named(file: Path) -> str:
     return "standard input" if str(file) == "-" else str(file)
 
 
+def unread(fault: OSError | ValueError) -> str:
+    """Why a file could not be read, without its number and the name, which stands before it."""
+    return (fault.strerror if isinstance(fault, OSError) else None) or str(fault)
+
+
 def base_url(text: str) -> str:
     """The base URL of an API, without a slash at its end. Raises ValueError with what is wrong, and never repeats it:
     there may be a password in it."""

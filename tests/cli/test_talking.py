@@ -134,6 +134,17 @@ async def test_what_is_wrong_is_told_with_what_to_do_next(ann: Person) -> None:
     assert (await ann.refused("run", "show", missing, code=4, token=None))["code"] == "no_token"
     away = await ann.refused("run", "show", missing, code=3, url=f"http://{UNUSED}")
     assert (away["code"], "runwarden dev" in away["hint"]) == ("unreachable", True)
+    tls = await ann.refused("run", "show", missing, code=3, url=ann.url.replace("http:", "https:"))
+    assert (tls["code"], "http://" in tls["hint"]) == ("unreachable", True)
+    assert "no /v1 at its end" in (await ann.refused("run", "list", code=5, url=f"{ann.url}/v1"))["hint"]
+    gone = str(ann.home / "gone")
+    for words in (
+        ("workflow", "apply"),
+        ("approvals", "decide", "--file"),
+        ("agent", "bind", "--owner", "x", "--file"),
+    ):
+        unread = (await ann.refused(*words, gone, code=7))["detail"]
+        assert unread.endswith(": No such file or directory"), unread
     assert (await ann.says("run", "list", "--limit", "many")).exit_code == 2
     assert (await ann.refused("run", "show", missing, "--profile", "none", code=2))["code"] == "no_such_profile"
 
