@@ -119,12 +119,7 @@ def _tell(items: Iterable[dict[str, Any]], *, as_json: bool) -> None:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     """The decisions of a file. Raises Told, saying which of them is none."""
-    try:
-        with click.open_file(str(file), encoding="utf-8") as opened:
-            text = opened.read()
-    except (OSError, ValueError) as fault:
-        why = typed.unread(fault)
-        raise Told(f"{typed.named(file)} cannot be read: {why}", exit_code=Exit.INVALID, code="bad_file") from None
+    text = typed.text_of(file)
     words = []
     for number, said in enumerate(_documents(text), 1):
         if not isinstance(said, dict) or said.get("decision") not in ("approve", "reject"):

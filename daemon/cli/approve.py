@@ -164,13 +164,7 @@ def _written(shown: card.Card) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        with click.open_file(str(file), encoding="utf-8") as opened:
-            text = opened.read()
-    except (OSError, ValueError) as fault:
-        why = typed.unread(fault)
-        raise Told(f"{typed.named(file)} cannot be read: {why}", exit_code=Exit.INVALID, code="bad_file") from None
-    return _object(text, typed.named(file))
+    return _object(typed.text_of(file), typed.named(file))
 
 
 def _object(text: str, what: str) -> dict[str, Any]:

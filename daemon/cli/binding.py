@@ -111,13 +111,7 @@ def _of(agent_id: str, owner: str | None) -> Wanted:
 
 def _read(file: Path, owner: str | None) -> Iterator[Wanted]:
     """What a file wants, whatever its kind: each line says by itself. Raises Told, naming the line."""
-    try:
-        with click.open_file(str(file), encoding="utf-8") as opened:
-            lines = opened.read().splitlines()
-    except (OSError, ValueError) as fault:
-        why = typed.unread(fault)
-        raise Told(f"{typed.named(file)} cannot be read: {why}", exit_code=Exit.INVALID, code="bad_file") from None
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(typed.text_of(file).splitlines(), 1):
         if not text.strip() or text.startswith("#") or text.replace(" ", "") == "agent_id,owner":
             continue
         found = _line(text)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from daemon.cli import typed
 from daemon.cli.exits import Exit, Told
 
@@ -46,11 +44,7 @@ class Document:
 
 def read(file: Path) -> Document:
     """The object in a file. YAML contains JSON; JSON is read as JSON, which is stricter and faster. Raises Told."""
-    try:
-        with click.open_file(str(file), encoding="utf-8") as opened:
-            text = opened.read()
-    except (OSError, ValueError) as fault:
-        raise bad(file, typed.unread(fault)) from None
+    text = typed.text_of(file)
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from daemon.cli.exits import Exit, Told
+
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
@@ -35,9 +37,14 @@ def named(file: Path) -> str:
     return "standard input" if str(file) == "-" else str(file)
 
 
-def unread(fault: OSError | ValueError) -> str:
-    """Why a file could not be read, without its number and the name, which stands before it."""
-    return (fault.strerror if isinstance(fault, OSError) else None) or str(fault)
+def text_of(file: Path) -> str:
+    """What a file says, or standard input. Raises Told (``bad_file``)."""
+    try:
+        with click.open_file(str(file), encoding="utf-8") as opened:
+            return str(opened.read())
+    except (OSError, ValueError) as fault:
+        why = (fault.strerror if isinstance(fault, OSError) else None) or str(fault)
+        raise Told(f"{named(file)} cannot be read: {why}", exit_code=Exit.INVALID, code="bad_file") from None
 
 
 def base_url(text: str) -> str:
