@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -17,13 +17,14 @@ from daemon.dev.embedded import EmbeddedPostgres
 from daemon.errors import StoreUnavailable
 from daemon.machine.commands import RunId
 from daemon.store.quarantine import quarantine
-from tests.loss.backups import Restorable, restorable
+from tests.loss.backups import Restorable
+from tests.loss.test_lost_commits import postgres_of_its_own
 from tests.loss.test_postgres_restarts import durable, over
 from tests.patience import eventually
 from tests.runtime.harness import Rig, count, rig, step
 from tests.store.wire import Wire
 
-__all__ = ["durable", "over"]
+__all__ = ["durable", "over", "postgres_of_its_own"]
 
 STEPS = 40
 MORE_STEPS = 600
@@ -147,12 +148,6 @@ async def test_a_quarantine_while_a_run_is_appended_to_parks_it_at_its_last_even
     assert max(over.executions().values()) == 1
     assert calls < MORE_STEPS
     assert node.healthy
-
-
-@pytest.fixture
-def postgres_of_its_own(servers_dir: Path) -> Iterator[Restorable]:
-    with restorable(servers_dir) as opened:
-        yield opened
 
 
 @pytest.fixture
