@@ -1,6 +1,6 @@
 """What one turn leaves behind: the transition that the store commits, with every row made here, purely.
 
-``Transition`` is the unit of "persist, then speak". Rows are tuples in the order of the columns in ``store/journal``.
+``Transition`` is the unit of "persist, then speak". Rows are tuples in the order of the columns in ``store/commit``.
 Steps and attempts are written only when they changed, so a step costs the same in a run of ten and of a thousand.
 """
 

@@ -6,7 +6,7 @@ follow at a *checkpoint*: each ``CHECKPOINT_EVERY`` commits, at whatever is more
 the run pauses for breath (``CHECKPOINT_AFTER_S``) or changes hands (``schema/0024``). It is what databases do with
 their own logs.
 
-``journal`` keeps the tail of one run at most, ``sql`` writes it, ``runs`` reads a run beyond its rows.
+``journal`` keeps the tail of one run at most, ``commit`` writes it, ``runs`` reads a run beyond its rows.
 """
 
 from __future__ import annotations
