@@ -31,7 +31,8 @@ LOG := $(VENV)/install.log
 CHECKS := check-format check-lint check-types check-imports check-tidy
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-unexport PYTHONHOME PYTHONPATH
+# Without compiled code, which is kept once it was used (see --no-compile), each start takes a second longer.
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
