@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -36,8 +37,7 @@ QUERIES = 50
 LEAST_STEPS = 10
 TRIES = 5
 ROUNDS = 2
-"""In each repeat, of the gaps in turns; a round of a length is the longest run, or so many short ones:"""
-SHORT_RUNS = 10
+"""In each repeat, of the gaps in turns."""
 COUNTS = True
 """The stack's Postgres counts statements."""
 STILL: dict[str, Any] = {
@@ -149,15 +149,19 @@ async def costs_by_length(stack: Stack, options: Options, report: Report) -> Non
 
 
 async def gaps_in_turns(stack: Stack, lengths: Sequence[int], *, rounds: int) -> list[float]:
-    """The median gap (ms) of runs of each length, on one node, in turns: a machine is half as quick a second later."""
+    """The median gap (ms) of runs of each length, on one node, in turns: a machine is half as quick a second later.
+
+    A turn is as many steps of each length, and its runs follow each other at once: after a pause all that is here wakes
+    up with cold caches, so that with pauses the floor's gap too is a third longer in short runs than in long ones.
+    """
     found: dict[int, list[float]] = {steps: [] for steps in lengths}
     async with stack.place() as place:
         await place.start_node(**STILL)
         await _carry_one(place, lengths[-1])  # connections, prepared statements
         for number in range(rounds):
             for steps in lengths if number % 2 else reversed(lengths):
-                for _ in range(min(SHORT_RUNS, lengths[-1] // steps)):
-                    found[steps] += (await _carry_one(place, steps)).gaps_ms
+                carried = await carry(place, spec(steps), runs=lengths[-1] // steps, inflight=1)
+                found[steps] += carried.gaps_ms
         await place.stop_nodes()
     return [percentile(gaps, 0.5) for gaps in found.values()]
 
@@ -180,26 +184,33 @@ async def _cost(stack: Stack, steps: int, *, runs: int) -> tuple[Cost, int]:
     """And how many commits were appended."""
     async with stack.place() as place:
         await place.sql.execute("CREATE EXTENSION pg_stat_statements")
-        before = await _rows(place)
+        stood = await _rows(place)
         await place.start_node(**STILL)
         await place.sql.execute("CHECKPOINT")
         await _carry_one(place, steps)  # connections, prepared statements, first pages; its rows are counted
         appended = await place.sql.fetchval(APPENDED, DRIVER)
         await place.sql.execute("SELECT pg_stat_statements_reset()")
         await stack.redis.config_resetstat()
-        carried = [await _carry_one(place, steps) for _ in range(runs)]
+        carried: list[Carried] = []
+        moved = [await _moved(stack)]
+        for _ in range(runs):
+            carried.append(await _carry_one(place, steps))
+            moved.append(await _moved(stack))
         appended += await place.sql.fetchval(APPENDED, DRIVER)
-        counts, sizes = await _redis(stack)
+        counts, wal = await _commands(stack), 0
         for row in await place.sql.fetch(STATEMENTS, DRIVER):
             if not PROBE.match(row["query"]):
                 name = f"statement: {row['query'].strip()[:48]}"
                 counts[name] = counts.get(name, 0) + row["calls"]
-                sizes["WAL"] = sizes.get("WAL", 0) + row["wal"]
-        counts, sizes = ({name: value / runs for name, value in one.items()} for one in (counts, sizes))
+                wal += row["wal"]
+        counts = {name: value / runs for name, value in counts.items()}
+        # Medians: in a run of ten a lease is renewed, or a hint has the frames because nobody has answered the last.
+        sizes = {name: median([after[name] - before[name] for before, after in pairwise(moved)]) for name in moved[0]}
+        sizes["WAL"] = wal / runs
         await place.stop_nodes()  # its sessions end, and have reported what they did
         await place.sql.execute("SELECT pg_stat_force_next_flush()")
         for name, value in (await _rows(place)).items():
-            (sizes if name == "tables" else counts)[name] = (value - before.get(name, 0)) / (runs + 1)
+            (sizes if name == "tables" else counts)[name] = (value - stood.get(name, 0)) / (runs + 1)
     return Cost(counts, sizes, median([one.seconds for one in carried])), appended
 
 
@@ -209,14 +220,17 @@ async def _carry_one(place: Place, steps: int) -> Carried:
     return carried
 
 
-async def _redis(stack: Stack) -> tuple[dict[str, float], dict[str, float]]:
-    """Commands executed and bytes moved since the last reset."""
-    network = await stack.redis.info("stats")
-    commands = await stack.redis.info("commandstats")
-    counts = {f"redis: {name.removeprefix('cmdstat_')}": float(told["calls"]) for name, told in commands.items()}
-    counts = {name: value for name, value in counts.items() if name not in BY_THE_CLOCK}
-    moved = {name: float(network[f"total_net_{name}_bytes"]) for name in ("input", "output")}
-    return counts, {f"redis {name}": value for name, value in moved.items()}
+async def _commands(stack: Stack) -> dict[str, float]:
+    """Commands that Redis executed since the last reset."""
+    told = await stack.redis.info("commandstats")
+    counts = {f"redis: {name.removeprefix('cmdstat_')}": float(one["calls"]) for name, one in told.items()}
+    return {name: value for name, value in counts.items() if name not in BY_THE_CLOCK}
+
+
+async def _moved(stack: Stack) -> dict[str, float]:
+    """Bytes that went to Redis and came from it, so far."""
+    told = await stack.redis.info("stats")
+    return {f"redis {name}": float(told[f"total_net_{name}_bytes"]) for name in ("input", "output")}
 
 
 async def _rows(place: Place) -> dict[str, float]:
