@@ -85,8 +85,9 @@ Who may do what is changed by people while runs go on, so it is asked as late as
 1. Before every intent, as a fact of the turn. ``Ground``: may the run's user make the call, is it held, what is the
    tool like, who decides on it. A run acts with the groups and the admin's rights of the token that created it (its
    ``principal``), not with what that user has become; there stands too who made that token, if it is a service token,
-   since ``forbid_self`` means them as well. Where no ground is known the run waits for it, and only that run. What
-   forbids the call pauses the run: ``agent_unauthorized`` until somebody resumes it, ``held`` until the hold ends.
+   and the one that the workflow was saved with (``workflow_makers``), since ``forbid_self`` means them as well. Where
+   no ground is known the run waits for it, and only that run. What forbids the call pauses the run:
+   ``agent_unauthorized`` until somebody resumes it, ``held`` until the hold ends.
 2. In the commit. Bindings, grants, policies and holds have one version, raised in the transaction that changes any of
    them (``authority_version``). A commit that rests on them names the version that its turn went by; at another,
    Postgres moves nothing (``Outcomes.outdated``), and the turn is made anew by what stands now. So what a node

@@ -19,7 +19,7 @@ from daemon.api.refusals import attempted
 from daemon.api.runs import missing_run
 from daemon.auth.access import ground_of
 from daemon.errors import Forbidden
-from daemon.machine.approval import Starter, who_may_not
+from daemon.machine.approval import who_may_not
 from daemon.machine.commands import CommandKind
 from daemon.machine.spec import StepSpec
 from daemon.store.meant import About
@@ -49,7 +49,7 @@ async def weigh(request: web.Request, words: Sequence[About]) -> list[Weighed | 
         if one is None or step is None:
             found.append(None)
             continue
-        call, starter = step.tool_config, Starter(one.head.user_id, one.token_maker)
+        call, starter = step.tool_config, one.starter
         ground = ground_of(  # whether the run may make the call is not asked here
             stands.agents[call.agent_id],
             call.tool_name,

@@ -60,16 +60,17 @@ class WorkflowsQuery(PageQuery):
 
 async def create(request: web.Request, headers: Repeatable, body: NewWorkflow) -> web.Response:
     """Store a template; its title and description win over the spec's."""
-    context, user = request.app[CONTEXT], request[CALLER].user_id
+    context, caller = request.app[CONTEXT], request[CALLER]
     spec, workflow_id = _spec(body), uuid7.uuid7()
     try:
         workflow = await context.workflows.add(
             workflow_id=workflow_id,
-            user_id=user,
+            user_id=caller.user_id,
             title=spec.title,
             description=spec.description,
             spec=_as_text(spec.model_dump(mode="json")),
             origin=request[ORIGIN],
+            token_maker=caller.token_maker,
             once=once(request, headers, body, str(workflow_id)),
         )
     except Repeated as first:
@@ -96,17 +97,18 @@ async def listed(request: web.Request, query: WorkflowsQuery) -> web.Response:
 
 async def renew(request: web.Request, path: WorkflowPath, headers: IfMatch, body: NextWorkflow) -> web.Response:
     """Put a new version in its place. Runs that there are keep the snapshot they were started with."""
-    spec, expected = _spec(body), body.version
+    spec, expected, caller = _spec(body), body.version, request[CALLER]
     if headers.if_match is not None and headers.if_match != "*":
         expected = _version(headers.if_match)
     renewed = await request.app[CONTEXT].workflows.renew(
         path.workflow_id,
-        user_id=request[CALLER].user_id,
+        user_id=caller.user_id,
         title=spec.title,
         description=spec.description,
         spec=_as_text(spec.model_dump(mode="json")),
         version=expected,
         origin=request[ORIGIN],
+        token_maker=caller.token_maker,
     )
     if renewed is None:
         stands = await _found(request, path.workflow_id)

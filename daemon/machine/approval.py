@@ -25,10 +25,12 @@ RevisionState = Literal["open", "approved", "rejected", "expired", "superseded",
 
 
 class Starter(NamedTuple):
-    """Who started a run: the user whose it is, and who made the service token that spoke for them, if one did."""
+    """Who started a run: the user whose it is, and who made the service tokens that spoke for them, if any did: when
+    it was started, and when the workflow was saved as it was then."""
 
     user_id: str
     token_maker: str | None = None
+    spec_maker: str | None = None
 
 
 class Vote(Struct, frozen=True, kw_only=True, gc=False):
@@ -224,6 +226,10 @@ _ITS_MAKER = (
     "You made the service token that started the run, so you count as who started it and may not approve this step:"
     " somebody else must. Let tokens for such runs be made by an admin who is not asked about them."
 )
+_ITS_AUTHOR = (
+    "You made the service token that the workflow was saved with, so you count as who wrote what this run does and may"
+    " not approve this step: somebody else must. Let it be saved anew without a token of yours, for the next runs."
+)
 
 
 def who_may_not(
@@ -232,14 +238,17 @@ def who_may_not(
     """Why this person may not decide, as a sentence; None: they may.
 
     Those named in ``approvers``; if none, the run's user. Where policy requires approval: the agent's owner and whom
-    they let approve, and ``approvers`` can only narrow that. ``forbid_self`` is about the token's maker too: else who
-    may make tokens for others would approve what they started in another's name.
+    they let approve, and ``approvers`` can only narrow that. ``forbid_self`` is about the makers of tokens too: else
+    who may make tokens for others would approve what they started, or wrote, in another's name. (Without a token
+    nobody but the run's user has written it.)
     """
     mine: set[Subject] = {f"user:{by}", *(f"group:{group}" for group in groups)}
     if terms.forbid_self and by == starter.user_id:
         return "Whoever started the run may not approve this step: somebody else must."
     if terms.forbid_self and by == starter.token_maker:
         return _ITS_MAKER
+    if terms.forbid_self and by == starter.spec_maker:
+        return _ITS_AUTHOR
     if ground.traits.requires_approval and not mine & ground.deciders:
         return "Policy requires approval of this tool by the agent's owner, or by whom they let approve."
     if terms.approvers:

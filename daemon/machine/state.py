@@ -171,10 +171,12 @@ class Run(Struct, frozen=True, kw_only=True, gc=False):
     admin: bool = False
     token_maker: str | None = None
     """Who made the service token that it was created with; None of a token that nobody made here."""
+    spec_maker: str | None = None
+    """Who made the service token that the workflow was saved with, in the version that it was made of; as above."""
 
     @property
     def starter(self) -> Starter:
-        return Starter(self.user_id, self.token_maker)
+        return Starter(self.user_id, self.token_maker, self.spec_maker)
 
     @property
     def approval(self) -> Revision | None:
@@ -226,6 +228,7 @@ def new_run(
     groups: tuple[str, ...] = (),
     admin: bool = False,
     token_maker: str | None = None,
+    spec_maker: str | None = None,
 ) -> Run:
     """A run to which nothing has happened yet."""
     return Run(
@@ -239,6 +242,7 @@ def new_run(
         groups=groups,
         admin=admin,
         token_maker=token_maker,
+        spec_maker=spec_maker,
     )
 
 

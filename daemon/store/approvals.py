@@ -21,7 +21,8 @@ FROM workflow_run_approvals a JOIN workflow_runs r ON r.id = a.run_id AND r.stat
     AND r.paused_reason = 'awaiting_approval' AND r.current_step_index = a.step_index
 WHERE a.state = 'open' AND ($3::bigint IS NULL OR (a.opened_at_ms, a.run_id) > ($3, $4::uuid))
     AND NOT ((a.terms ->> 'forbid_self')::boolean AND (r.user_id = $1 OR EXISTS (
-        SELECT FROM workflow_run_specs s WHERE s.run_id = a.run_id AND s.principal ->> 'token_maker' = $1)))
+        SELECT FROM workflow_run_specs s WHERE s.run_id = a.run_id
+            AND $1 IN (s.principal ->> 'token_maker', s.principal ->> 'spec_maker'))))
     AND NOT EXISTS (SELECT FROM json_array_elements(a.votes) AS vote WHERE vote ->> 'by' = $1)
 """
 _OLDEST = "ORDER BY a.opened_at_ms, a.run_id LIMIT $5"

@@ -28,14 +28,15 @@ SELECT a.agent_id, b.owner, {_GRANTS.format("$2")} AS grants
 FROM unnest($1::text[]) AS a (agent_id) LEFT JOIN agent_bindings b ON b.agent_id = a.agent_id
 """  # noqa: S608 - nothing of it is input
 _STARTABLE = f"""
-SELECT w.spec, w.version, (
+SELECT w.spec, w.version, m.token_maker AS spec_maker, (
     SELECT json_agg(json_build_object('agent_id', a.agent_id, 'owner', b.owner, 'grants', {_GRANTS.format("$3")}))
     FROM (
         SELECT DISTINCT step -> 'tool_config' ->> 'agent_id' AS agent_id
         FROM json_array_elements(w.spec -> 'steps') AS step
     ) AS a LEFT JOIN agent_bindings b ON b.agent_id = a.agent_id
 ) AS agents
-FROM workflows w WHERE id = $1 AND user_id = $2 AND archived_at IS NULL
+FROM workflows w LEFT JOIN workflow_makers m ON m.workflow_id = w.id AND m.version = w.version
+WHERE id = $1 AND user_id = $2 AND archived_at IS NULL
 """  # noqa: S608 - nothing of it is input
 _POLICIES = "SELECT agents, tools, risk, writes, open_world, idempotent, requires_approval, denied FROM tool_policies"
 
@@ -46,6 +47,8 @@ class Startable:
 
     spec: str
     version: int
+    spec_maker: str | None
+    """Who made the service token that this version was saved with, if one was."""
     agents: Mapping[str, Agent]
 
 
@@ -83,7 +86,8 @@ async def startable(
     if row is None:
         return None
     agents = [_agent(one["agent_id"], one["owner"], one["grants"]) for one in orjson.loads(row["agents"] or b"[]")]
-    return Startable(spec=row["spec"], version=row["version"], agents={agent.agent_id: agent for agent in agents})
+    by_id = {agent.agent_id: agent for agent in agents}
+    return Startable(spec=row["spec"], version=row["version"], spec_maker=row["spec_maker"], agents=by_id)
 
 
 def _told(row: asyncpg.Record) -> Any:

@@ -65,6 +65,7 @@ def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any],
         groups=tuple(principal.get("groups", ())),
         admin=principal.get("admin", False),
         token_maker=principal.get("token_maker"),
+        spec_maker=principal.get("spec_maker"),
     )
     states = list(fresh.steps)
     for index, *step in steps:

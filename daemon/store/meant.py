@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from daemon.auth.caller import Caller
+from daemon.machine.approval import Starter
 from daemon.store.pool import Pool, reading
 from daemon.store.runs import HEAD_COLUMNS, RunHead, head_of
 
 _MEANT = f"""
-SELECT said.number - 1 AS place, meant.step::text AS step, meant.token_maker, {HEAD_COLUMNS}
+SELECT said.number - 1 AS place, meant.step::text AS step, meant.token_maker, meant.spec_maker, {HEAD_COLUMNS}
 FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS said (run_id, step_id, number)
 JOIN workflow_run_heads r ON r.id = said.run_id AND (r.user_id = $3 OR $4 OR asked_to_decide(r.id, $5::text[]))
 CROSS JOIN LATERAL (
-    SELECT one.step, s.principal ->> 'token_maker' AS token_maker FROM workflow_run_specs s
+    SELECT one.step, s.principal ->> 'token_maker' AS token_maker, s.principal ->> 'spec_maker' AS spec_maker
+    FROM workflow_run_specs s
         CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') WITH ORDINALITY AS one (step, number)
     WHERE s.run_id = r.id
     ORDER BY one.step ->> 'id' = said.step_id DESC, one.number - 1 = r.current_step_index DESC, one.number DESC LIMIT 1
@@ -37,8 +41,7 @@ class Meant:
 
     head: RunHead
     step: str
-    token_maker: str | None
-    """Who made the service token that the run was created with."""
+    starter: Starter
 
 
 class Meanings:
@@ -53,5 +56,10 @@ class Meanings:
         reader = (by.user_id, by.admin, sorted(by.subjects))
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_MEANT, run_ids, step_ids, *reader)
-        found = {row["place"]: Meant(head_of(row), row["step"], row["token_maker"]) for row in rows}
+        found = {row["place"]: _meant(row) for row in rows}
         return [found.get(place) for place in range(len(words))]
+
+
+def _meant(row: asyncpg.Record) -> Meant:
+    starter = Starter(row["user_id"], row["token_maker"], row["spec_maker"])
+    return Meant(head_of(row), row["step"], starter)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NEEDS = {
     "workflows": "SELECT, INSERT, UPDATE",
+    "workflow_makers": "SELECT, INSERT",
     "workflow_runs": "SELECT, INSERT, UPDATE",
     "workflow_run_heads": "SELECT",
     "workflow_run_specs": "SELECT, INSERT",

@@ -254,11 +254,7 @@ class Runs:
 
         ``permit`` is asked about exactly that spec, and raises to refuse; a refused request leaves its key free.
         """
-        acts_as = {"groups": sorted(caller.groups), "admin": caller.admin}
-        made = {} if caller.token_maker is None else {"token_maker": caller.token_maker}
-        principal = orjson.dumps(acts_as | made).decode()
-        start = (command_id, origin.actor, kept(origin))
-        given = (run_id, workflow_id, caller.user_id, nonce, *start, principal)
+        start = (run_id, workflow_id, caller.user_id, nonce, command_id, origin.actor, kept(origin))
         async with writing(self._pool, once) as connection:
             row = None
             while row is None:  # again where it was renewed between the two statements
@@ -267,6 +263,7 @@ class Runs:
                     await forget(connection, once)
                     return None
                 permit(found.spec, found.agents)
+                given = (*start, _principal(caller, found.spec_maker))
                 if run_timeout_ms is None:
                     row = await connection.fetchrow(_CREATE_OF, *given, found.version)
                 else:
@@ -321,6 +318,13 @@ class Runs:
             attempts=[AttemptView(*attempt) for attempt in attempts],
             approvals=[ApprovalView(*approval) for approval in row["approvals"]],
         )
+
+
+def _principal(caller: Caller, spec_maker: str | None) -> str:
+    """As whom a run acts, and who else counts as having started it, as JSON text."""
+    makers = {"token_maker": caller.token_maker, "spec_maker": spec_maker}
+    known = {name: maker for name, maker in makers.items() if maker is not None}
+    return orjson.dumps({"groups": sorted(caller.groups), "admin": caller.admin, **known}).decode()
 
 
 def _reader(caller: Caller) -> tuple[str, bool, list[str]]:

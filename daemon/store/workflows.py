@@ -15,7 +15,7 @@ import asyncpg
 from daemon.auth.caller import Origin
 from daemon.store.audit import Deed, note
 from daemon.store.once import Once, writing
-from daemon.store.pool import Pool, reading
+from daemon.store.pool import Connection, Pool, reading
 
 _ADD = """
 INSERT INTO workflows (id, user_id, title, description, spec) VALUES ($1, $2, $3, $4, $5::text::json) RETURNING *
@@ -24,6 +24,7 @@ _RENEW = """
 UPDATE workflows SET title = $3, description = $4, spec = $5::text::json, version = version + 1, updated_at = now()
 WHERE id = $1 AND user_id = $2 AND archived_at IS NULL AND ($6::integer IS NULL OR version = $6) RETURNING *
 """
+_MADE = "INSERT INTO workflow_makers (workflow_id, version, token_maker) VALUES ($1, $2, $3)"
 _ARCHIVE = """
 UPDATE workflows SET archived_at = coalesce(archived_at, now()),
     updated_at = CASE WHEN archived_at IS NULL THEN now() ELSE updated_at END
@@ -90,13 +91,18 @@ class Workflows:
         description: str | None,
         spec: str,
         origin: Origin,
+        token_maker: str | None = None,
         once: Once | None = None,
     ) -> Workflow:
-        """Store a template. Raises Repeated and KeyReused, as ``once.writing``."""
+        """Store a template; ``token_maker``: who made the service token that it is stored with, if one is.
+
+        Raises Repeated and KeyReused, as ``once.writing``.
+        """
         async with writing(self._pool, once) as connection, connection.transaction():
             row = await connection.fetchrow(_ADD, workflow_id, user_id, title, description, spec)
             assert row is not None  # noqa: S101 - RETURNING of a plain INSERT answers its row
             workflow = _workflow(row)
+            await _keep_maker(connection, workflow, token_maker)
             await note(connection, origin, _deed("workflow.created", workflow))
         return workflow
 
@@ -118,6 +124,7 @@ class Workflows:
         spec: str,
         version: int | None,
         origin: Origin,
+        token_maker: str | None = None,
     ) -> Workflow | None:
         """Put the next version in the place of this one; None when there is none, it is archived or not ``version``."""
         async with reading(self._pool) as connection, connection.transaction():
@@ -125,6 +132,7 @@ class Workflows:
             if row is None:
                 return None
             workflow = _workflow(row)
+            await _keep_maker(connection, workflow, token_maker)
             await note(connection, origin, _deed("workflow.renewed", workflow))
         return workflow
 
@@ -148,6 +156,11 @@ class Workflows:
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_LIST, user_id, archived, title_has, *place, limit)
         return [WorkflowItem(**dict(row)) for row in rows]
+
+
+async def _keep_maker(connection: Connection, workflow: Workflow, token_maker: str | None) -> None:
+    if token_maker is not None:
+        await connection.execute(_MADE, workflow.id, workflow.version, token_maker)
 
 
 def _deed(action: str, workflow: Workflow) -> Deed:

@@ -1,4 +1,6 @@
-"""``forbid_self`` is about all who started the run: its user, and who made the service token that spoke for them."""
+"""``forbid_self`` is about all who started the run: its user, and who made the service tokens that spoke for them when
+it was started, and when its workflow was saved.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,7 @@ async def test_only_forbid_self_asks_who_made_the_token(case: Case) -> None:
 async def test_a_run_from_before_makers_were_kept_is_decided_as_before(case: Case) -> None:
     run_id, _ = await waiting(case, await with_token(case, "root", "ghost"), **NAMED)
     await case.passive(run_id)
-    older = """UPDATE workflow_run_specs SET principal = (principal::jsonb - 'token_maker')::json
+    older = """UPDATE workflow_run_specs SET principal = (principal::jsonb - 'token_maker' - 'spec_maker')::json
         WHERE run_id = $1::text::uuid AND principal ->> 'token_maker' = 'root' RETURNING 1"""
     assert await case.stack.sql(older, run_id), "it was kept"
     assert await who_sees(case, run_id) == {"ned", "root"}
@@ -153,3 +155,66 @@ async def test_the_inbox_is_of_those_whom_the_door_lets_in(
     assert let_in == await who_sees(case, run_id)
     assert not let_in & set(starter.split())
     assert let_in or starter.endswith("root for ned"), "both whom all of it would leave have started it"
+
+
+async def renewed(case: Case, workflow_id: str, sub: str) -> None:
+    """The next version of it, saved by ``sub``."""
+    spec = {"steps": [case.manual(**NAMED)]}
+    await case.ok("PUT", f"/v1/workflows/{workflow_id}", sub, {"title": "T", "spec": spec})
+
+
+async def started(case: Case, workflow_id: str, **more: Any) -> str:
+    """A run of it that ghost started with a token of the identity provider, and that waits."""
+    body = {"workflow_id": workflow_id, **more}
+    run_id: str = (await case.ok("POST", "/v1/workflow-runs", "ghost", body))["run_id"]
+    await case.until(run_id, "paused", "awaiting_approval", sub="ghost")
+    return run_id
+
+
+async def test_whoever_made_the_token_that_the_workflow_was_saved_with_decides_nothing_of_it(case: Case) -> None:
+    robot = await with_token(case, "root", "ghost")
+    workflow_id = await case.stack.workflow(case.manual(**NAMED, allow_edit=True), sub=robot)
+    for more in ({}, {"run_timeout_ms": 600_000}):
+        run_id = await started(case, workflow_id, **more)
+        approval = (await case.stack.run(run_id, sub="ghost"))["steps_state"]["a"]["approval"]
+        digest = {"digest": approval["digest"]}
+        for verb, said in (("approve", digest), ("reject", {}), ("edit", {"arguments": {"n": 2}}), ("approve", {})):
+            refused = await case.say(run_id, verb, "root", **said)
+            assert outcome(refused) == FORBIDDEN, verb
+            assert "the workflow was saved with" in refused.body["detail"]
+        assert await who_sees(case, run_id) == {"ned"}
+        assert (await case.say(run_id, "approve", "ned", **digest)).status == 200
+        await case.until(run_id, "completed", sub="ghost")
+
+
+async def test_it_is_the_version_that_was_started_that_counts(case: Case) -> None:
+    robot = await with_token(case, "root", "ghost")
+    workflow_id = await case.stack.workflow(case.manual(**NAMED), sub="ghost")
+    first = await started(case, workflow_id)
+    await renewed(case, workflow_id, robot)
+    second = await started(case, workflow_id)
+    await renewed(case, workflow_id, "ghost")
+    third = await started(case, workflow_id)
+    assert outcome(await case.say(second, "approve", "root")) == FORBIDDEN
+    for run_id in (first, third):
+        assert (await case.say(run_id, "approve", "root")).status == 200
+
+
+async def test_the_actor_knows_who_wrote_it_also_where_it_reads_the_run_anew(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = await with_token(case, "root", "ghost")
+    run_id = await started(case, await case.stack.workflow(case.manual(**NAMED), sub=robot))
+    await case.passive(run_id)
+    monkeypatch.setattr(rights, "who_may_not", lambda *_, **__: None)  # the door stands open
+    assert outcome(await case.say(run_id, "approve", "root")) == FORBIDDEN
+    assert (await case.say(run_id, "approve", "ned")).status == 200
+
+
+async def test_a_version_that_a_node_of_the_release_before_saved_has_no_other_author(case: Case) -> None:
+    robot = await with_token(case, "root", "ghost")
+    workflow_id = await case.stack.workflow(case.manual(**NAMED), sub=robot)
+    by_then = "UPDATE workflows SET version = version + 1 WHERE id = $1::text::uuid AND version = 1 RETURNING 1"
+    assert await case.stack.sql(by_then, workflow_id)
+    run_id = await started(case, workflow_id)
+    assert (await case.say(run_id, "approve", "root")).status == 200

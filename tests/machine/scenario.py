@@ -142,6 +142,7 @@ class Story:
         nonce: bytes = NONCE,
         user: str = "ann",
         token_maker: str | None = None,
+        spec_maker: str | None = None,
         at: int = START,
         limits: Limits | None = None,
         listening: bool = True,
@@ -167,6 +168,7 @@ class Story:
             spec=workflow or spec(*steps),
             last_at=at,
             token_maker=token_maker,
+            spec_maker=spec_maker,
         )
         self.newborn: Run = self.run
         self.log: list[tuple[int, Event]] = []

@@ -24,6 +24,16 @@ def test_who_made_the_token_that_started_the_run_counts_as_who_started_it() -> N
     assert story.say("approve", by="ned") is None
 
 
+def test_who_made_the_token_that_the_workflow_was_saved_with_counts_as_well_and_so_do_votes_of_theirs() -> None:
+    terms = {"approvers": ["user:root", "user:ned", "user:ada"], "forbid_self": True}
+    story = Story(step("a", manual=True, **terms), user="ghost", token_maker="ada", spec_maker="root")
+    for by, why in (("root", "saved with"), ("ada", "started the run")):
+        refused = story.say("approve", by=by)
+        assert refused is not None, by
+        assert (refused.code, why in refused.message) == ("not_an_approver", True)
+    assert story.say("approve", by="ned") is None
+
+
 def test_nobody_counts_twice_however_their_groups_change() -> None:
     """A vote that did not count any more, given anew by another group of the same person, and then both count again."""
     story = Story(step("a", manual=True, quorum=3), grounds=decided_by("reviewers"))

@@ -97,6 +97,7 @@ def new_run_like(run: Run) -> Run:
         groups=run.groups,
         admin=run.admin,
         token_maker=run.token_maker,
+        spec_maker=run.spec_maker,
     )
 
 
