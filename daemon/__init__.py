@@ -201,9 +201,9 @@ Where this differs from the first design, and why
 * A takeover is counted until the next commit or release (``recoveries``). After two the next one waits, 4 s doubling to
   60 s, by ``wake_at`` of an owned run: what kills its node must not fell the fleet.
 * Whatever Postgres says that is neither a refusal nor understood counts as "away": it is logged and tried again.
-* An approval that took more than a bare word (a digest, a quorum, policy) is good for one call that may have run;
-  another is approved anew. What was surely not sent, and what the engine repeats because it is harmless, goes as it was
-  approved.
+* An approval that is more than v0's bare word (somebody is named, ``forbid_self``, a digest, policy) is good for one
+  call that may have run; another is approved anew. What was surely not sent, and what the engine repeats because it is
+  harmless, goes as it was approved.
 * Whoever has no say in a call is turned away by the handler (``api/rights``), by the actor's own rule and what Postgres
   has at that moment: they must hear that before anything of the run's state or of the tool's schema, and an actor knows
   only what stands about the step it is at. It is no decision: whoever is let through is weighed again, by the actor.

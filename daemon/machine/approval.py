@@ -222,6 +222,12 @@ def needs_digest(terms: ApprovalSpec, traits: Traits) -> bool:
     return terms.quorum > 1 or terms.allow_edit or traits.risk == "high"
 
 
+def bare_word(terms: ApprovalSpec, traits: Traits) -> bool:
+    """Whether a yes is v0's: of whoever started the run, to the step rather than to one exact call of it."""
+    others = bool(terms.approvers) or terms.forbid_self or traits.requires_approval
+    return not others and not needs_digest(terms, traits)
+
+
 _ITS_MAKER = (
     "You made the service token that started the run, so you count as who started it and may not approve this step:"
     " somebody else must. Let tokens for such runs be made by an admin who is not asked about them."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from daemon.machine.approval import Revision, freeze, needs_digest, outdated, stands
+from daemon.machine.approval import Revision, bare_word, freeze, outdated, stands
 from daemon.machine.effects import approval_expires_at, run_deadline
 from daemon.machine.events import (
     RELEASE,
@@ -279,9 +279,9 @@ def _forbids(run: Run, ground: Ground, now: int) -> Sequence[Event]:
 def _spent(run: Run, revision: Revision, ground: Ground) -> str | None:
     """Why an approval that was more than a bare word is used up: for one call that may have run. Not where the engine
     repeats a harmless one by itself."""
-    attempt, step = run.attempt, run.spec.steps[run.step_index]
-    strict = needs_digest(step.terms, revision.traits) or ground.traits.requires_approval
-    if not strict or attempt is None or attempt.step_index != run.step_index or attempt.state == "unsent":
+    attempt, terms = run.attempt, run.spec.steps[run.step_index].terms
+    bare = bare_word(terms, revision.traits) and not ground.traits.requires_approval
+    if bare or attempt is None or attempt.step_index != run.step_index or attempt.state == "unsent":
         return None
     if attempt.retry_at is not None or run.steps[run.step_index].attempts <= revision.attempts:
         return None

@@ -38,6 +38,49 @@ def test_what_was_called_as_approved_and_failed_is_approved_anew_where_the_diges
     assert story.run.steps[0].attempts == 2
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"approvers": ["user:bob"]},
+        {"approvers": ["user:bob"], "forbid_self": True},
+        {"approvers": ["user:bob", "user:cyd"], "quorum": 2},
+    ],
+)
+def test_what_others_were_asked_about_is_asked_of_them_anew_before_whoever_started_it_has_it_called_again(
+    terms: dict[str, Any],
+) -> None:
+    story = Story(step(manual=True, **terms), grounds=of_risk("low"))
+    for again in (False, True):
+        assert story.run.paused_reason == "awaiting_approval"
+        assert story.run.revision is not None
+        assert story.run.revision.number == 1 + again
+        for by in ("bob", "cyd")[: terms.get("quorum", 1)]:
+            assert story.say("approve", step_id="a", digest=story.run.revision.digest, by=by) is None
+        story.hear(failed(story.req) if not again else done(story.req))
+        story.say("resume")
+    assert story.run.status == "completed"
+
+
+def test_an_approval_of_others_is_not_used_up_by_a_call_that_was_surely_not_sent() -> None:
+    story = Story(step(manual=True, approvers=["user:bob"]), grounds=of_risk("low"))
+    assert story.say("approve", step_id="a", by="bob") is None
+    story.bounce()
+    assert story.run.paused_reason == "step_failed"
+    assert story.say("resume") is None
+    assert story.attempt.state == "intent"
+
+
+def test_a_step_without_such_terms_is_tried_again_as_in_v0() -> None:
+    story = Story(step(manual=True, expires_in_ms=1_000_000, instructions="look"), grounds=of_risk("medium"))
+    assert story.say("resume") is None
+    for _ in range(3):
+        story.hear(failed(story.req))
+        assert story.say("resume") is None
+    story.hear(done(story.req))
+    assert story.run.status == "completed"
+    assert len(story.rows("step.approved")) == 1
+
+
 def test_a_call_that_was_surely_not_sent_goes_again_as_it_was_approved() -> None:
     story = Story(step(manual=True), grounds=of_risk("high"))
     approve(story)
