@@ -66,7 +66,7 @@ class Revision(Struct, frozen=True, kw_only=True, gc=False):
     votes: tuple[Vote, ...] = ()
     edited_by: str | None = None
     attempts: int = 0
-    """How often the step had been attempted when it was asked."""
+    """How often the step had been attempted when it was asked, but for an attempt that waited to go again."""
 
 
 class Difference(Struct, frozen=True, kw_only=True, gc=False):

@@ -252,9 +252,16 @@ def _asks(run: Run, ground: Ground, now: int, voids: str | None = None) -> StepP
         now=now,
         edited=old.edited if old is not None and fits else None,
         edited_by=old.edited_by if old is not None and fits else None,
-        attempts=run.steps[run.step_index].attempts,
+        attempts=_made(run),
     )
     return StepPaused(step_index=run.step_index, paused_reason="awaiting_approval", revision=revision, voids=voids)
+
+
+def _made(run: Run) -> int:
+    """The current step's attempts, but for one that waits to go again: under its number goes what is approved now."""
+    attempt, attempts = run.attempt, run.steps[run.step_index].attempts
+    again = attempt is not None and attempt.step_index == run.step_index and attempt.ended_at is None
+    return attempts - again
 
 
 def _forbids(run: Run, ground: Ground, now: int) -> Sequence[Event]:

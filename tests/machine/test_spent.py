@@ -70,6 +70,30 @@ def test_an_approval_of_others_is_not_used_up_by_a_call_that_was_surely_not_sent
     assert story.attempt.state == "intent"
 
 
+def policy_asks(agent_id: str, tool_name: str) -> Ground:
+    return Ground(traits=Traits(requires_approval=True), deciders=frozenset({"user:ann"}))
+
+
+@pytest.mark.parametrize(("manual", "then"), [(True, of_risk("high")), (False, Said(policy_asks))])
+def test_what_was_asked_while_the_call_waited_to_be_sent_again_is_good_for_one_call_too(
+    manual: bool, then: Said
+) -> None:
+    """That call goes with the number of the one that was not sent: it is an attempt after the approval all the same."""
+    story = Story(step(manual=manual))
+    if manual:
+        approve(story)
+    story.bounce("gateway_unavailable")
+    story.grounds = then
+    story.wait(2_000)
+    for number in (1, 2):
+        assert story.run.paused_reason == "awaiting_approval"
+        assert story.attempt.state == ("unsent" if number == 1 else "failed")
+        approve(story)
+        assert story.run.steps[0].attempts == number
+        story.hear(failed(story.req))
+        assert story.say("resume") is None
+
+
 def test_a_step_without_such_terms_is_tried_again_as_in_v0() -> None:
     story = Story(step(manual=True, expires_in_ms=1_000_000, instructions="look"), grounds=of_risk("medium"))
     assert story.say("resume") is None
