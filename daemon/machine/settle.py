@@ -286,11 +286,15 @@ def _forbids(run: Run, ground: Ground, now: int) -> Sequence[Event]:
 def _spent(run: Run, revision: Revision, ground: Ground) -> str | None:
     """Why an approval that was more than a bare word is used up: for one call that may have run. Not where the engine
     repeats a harmless one by itself."""
-    attempt, terms = run.attempt, run.spec.steps[run.step_index].terms
-    bare = bare_word(terms, revision.traits) and not ground.traits.requires_approval
-    if bare or attempt is None or attempt.step_index != run.step_index or attempt.state == "unsent":
+    terms = run.spec.steps[run.step_index].terms
+    if run.attempt is None or (bare_word(terms, revision.traits) and not ground.traits.requires_approval):
         return None
-    if attempt.retry_at is not None or run.steps[run.step_index].attempts <= revision.attempts:
+    since = [
+        one
+        for one in (run.attempt, *run.past)
+        if one.step_index == run.step_index and one.index >= revision.attempts and one.state != "unsent"
+    ]
+    if all(one.retry_at is not None for one in since):
         return None
     return "It was called as approved and did not succeed: another call of it is approved anew."
 

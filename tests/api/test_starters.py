@@ -81,9 +81,9 @@ async def test_a_quorum_is_of_people_who_did_not_start_it(case: Case) -> None:
 
 
 async def test_it_is_the_run_that_counts_however_often_its_step_is_tried_again(case: Case) -> None:
+    """And that named approvers are asked anew, though a bare word of theirs is enough."""
     robot = await with_token(case, "root", "ghost")
-    terms = {**NAMED, "allow_edit": True}
-    run_id = await case.stack.start(case.manual("failing", **terms), sub=robot)
+    run_id = await case.stack.start(case.manual("failing", **NAMED), sub=robot)
     for _ in range(2):
         run = await case.until(run_id, "paused", "awaiting_approval", sub=robot)
         digest = run["steps_state"]["a"]["approval"]["digest"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from daemon.machine.commands import Command, Letter
+from daemon.machine.commands import Command, Letter, ReqId
 from daemon.machine.decision import Refusal
 from daemon.machine.effects import Invoke
 from daemon.machine.events import StepExpired
@@ -86,11 +86,11 @@ def digest(*, agent: str, tool: str, schema: str | None, arguments: Mapping[str,
 
 
 def may_decide(
-    terms: Mapping[str, Any], now: Standing, by: str, groups: Sequence[str], token_maker: str | None = None
+    terms: Mapping[str, Any], now: Standing, by: str, groups: Sequence[str], makers: Collection[str | None] = ()
 ) -> bool:
     mine = {f"user:{by}", *(f"group:{group}" for group in groups)}
     named = set(terms.get("approvers", ()))
-    if terms.get("forbid_self") and by in (OWNER, token_maker):
+    if terms.get("forbid_self") and by in (OWNER, *makers):
         return False
     if now.requires:
         return bool(mine & now.deciders) and (not named or bool(mine & named))
@@ -103,6 +103,8 @@ class Book:
 
     frozen: dict[tuple[int, int], Frozen] = field(default_factory=dict)
     said: dict[tuple[int, int], list[Yes]] = field(default_factory=lambda: defaultdict(list))
+    called: dict[tuple[int, int], str] = field(default_factory=dict)
+    """The newest call that went by it."""
 
 
 class Watched(Story):
@@ -114,6 +116,7 @@ class Watched(Story):
         steps: Sequence[dict[str, Any]],
         standing: Standing,
         token_maker: str | None = None,
+        spec_maker: str | None = None,
     ) -> None:
         self.terms = terms
         self.standing = standing
@@ -123,6 +126,7 @@ class Watched(Story):
             workflow=spec(*steps),
             user=OWNER,
             token_maker=token_maker,
+            spec_maker=spec_maker,
             grounds=Said(lambda agent_id, tool_name: self.standing.ground()),
         )
 
@@ -130,13 +134,15 @@ class Watched(Story):
         asked, before = self.run.approval, len(self.log)
         refusals = super().turn(letters, commands)
         for command, refusal in zip(commands, refusals, strict=True):
-            if refusal is None and asked is not None and command.kind in ("approve", "resume"):
+            waits = asked is not None and asked.state == "open"
+            if refusal is None and asked is not None and waits and command.kind in ("approve", "resume"):
                 yes = Yes(command.issued_by, command.who.groups, command.digest, command.kind == "resume")
                 self.book.said[asked.step_index, asked.number].append(yes)
         if asked is not None and any(isinstance(event, StepExpired) for _, event in self.log[before:]):
             self.book.said[asked.step_index, asked.number].clear()
         if (revision := self.run.revision) is not None:
-            editor = next((one.issued_by for one in commands if one.kind == "edit"), None)
+            said = zip(commands, refusals, strict=True)
+            editor = next((one.issued_by for one, refusal in said if one.kind == "edit" and refusal is None), None)
             new = Frozen(self.standing.risk, self.standing.writes, self.standing.schema, editor)
             self.book.frozen.setdefault((revision.step_index, revision.number), new)
         for effect in self.owed:
@@ -178,10 +184,21 @@ class Watched(Story):
         agreed = {
             yes.by
             for yes in self.book.said[place]
-            if may_decide(terms, now, yes.by, yes.groups, self.run.token_maker)
+            if may_decide(terms, now, yes.by, yes.groups, (self.run.token_maker, self.run.spec_maker))
             and (yes.digest == exactly or (yes.digest is None and not strict))
             and not (yes.bare and (strict or terms.get("forbid_self")))
             and not (terms.get("forbid_self") and yes.by == frozen.editor)
         }
         if len(agreed) < terms.get("quorum", 1):
             raise Unapproved(f"{sorted(agreed)} are too few")
+        if strict or terms.get("approvers") or terms.get("forbid_self") or now.requires:
+            self._judge_once(call, place)
+
+    def _judge_once(self, call: Invoke, place: tuple[int, int]) -> None:
+        """What others agreed to, or by its digest, is one call: another only if that one surely did not leave."""
+        before = self.book.called.get(place)
+        if before is not None and before != call.req_id:
+            attempt = self.run.find(ReqId(before))
+            if attempt is None or attempt.state != "unsent":
+                raise Unapproved("two calls by one approval")
+        self.book.called[place] = call.req_id

@@ -95,6 +95,21 @@ def hear(story: Watched, chance: Random) -> None:
         chance.choice([story.succeed, story.fail, story.bounce, story.bounce])()
 
 
+def try_again(story: Watched, chance: Random) -> None:
+    """It failed, and whoever started the run wants it again."""
+    if story.run.in_flight:
+        story.fail()
+        story.say("resume", by=OWNER, confirm="run_again")
+
+
+def change_between_two_tries(story: Watched, chance: Random) -> None:
+    """The call waits to be sent again, and what stands is another thing when it would go."""
+    if story.run.in_flight:
+        story.bounce("gateway_unavailable")
+        change(story, chance)
+        story.wait(2_000)
+
+
 def go_on(story: Watched, chance: Random) -> None:
     chance.choices([lambda: story.wait(500), lambda: story.wait(61_000), story.takeover, story.park], [4, 1, 1, 1])[0]()
 
@@ -105,6 +120,8 @@ ACTS: dict[Callable[[Watched, Random], None], int] = {
     edit: 6,
     change: 20,
     hear: 10,
+    try_again: 8,
+    change_between_two_tries: 8,
     go_on: 10,
 }
 
@@ -113,10 +130,10 @@ def told(chance: Random) -> Watched:
     """One story, judged at each turn."""
     shape = [some_terms(chance) for _ in range(chance.randint(1, 2))]
     steps = [
-        step(f"s{index}", manual=terms is not None, goes_on=index == 0, **(terms or {}))
+        step(f"s{index}", manual=terms is not None, goes_on=chance.random() < 0.4, **(terms or {}))
         for index, terms in enumerate(shape)
     ]
-    story = Watched(shape, steps, some_standing(chance), chance.choice([None, "bob"]))
+    story = Watched(shape, steps, some_standing(chance), chance.choice([None, "bob"]), chance.choice([None, "cat"]))
     for act in chance.choices(list(ACTS), list(ACTS.values()), k=chance.randint(5, 25)):
         if not story.run.terminal:
             act(story, chance)
@@ -154,7 +171,17 @@ REAL_VOTES = approval.valid_votes
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "anybody may": lambda patch: both(patch, "who_may_not", lambda *_, **__: None),
     "a token's maker did not start the run": lambda patch: patch.setattr(
-        Run, "starter", property(lambda run: approval.Starter(run.user_id))
+        Run, "starter", property(lambda run: approval.Starter(run.user_id, None, run.spec_maker))
+    ),
+    "nor did who wrote what it does": lambda patch: patch.setattr(
+        Run, "starter", property(lambda run: approval.Starter(run.user_id, run.token_maker))
+    ),
+    "what was approved once is called for ever": lambda patch: patch.setattr(settle, "_spent", lambda *_: None),
+    "others are asked once": lambda patch: patch.setattr(
+        settle, "bare_word", lambda terms, traits: not approval.needs_digest(terms, traits)
+    ),
+    "what waits to go again was a call": lambda patch: patch.setattr(
+        settle, "_made", lambda run: run.steps[run.step_index].attempts
     ),
     "whoever could vote once may for ever": lambda patch: both(patch, "valid_votes", lambda one, *_: one.votes),
     "one voice is enough": lambda patch: (

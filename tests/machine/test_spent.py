@@ -94,6 +94,20 @@ def test_what_was_asked_while_the_call_waited_to_be_sent_again_is_good_for_one_c
         assert story.say("resume") is None
 
 
+def test_a_call_that_was_not_sent_does_not_hide_one_that_was() -> None:
+    """Policy asked, did not ask while the second call was intended, and asks again while that waits to be sent."""
+    story = Story(step(), grounds=Said(policy_asks))
+    approve(story)
+    story.hear(failed(story.req))
+    story.grounds = Said()
+    assert story.say("resume") is None
+    story.bounce("gateway_unavailable")
+    story.grounds = Said(policy_asks)
+    story.wait(2_000)
+    assert story.run.paused_reason == "awaiting_approval"
+    assert "did not succeed" in story.rows("step.paused")[-1]["voids"]
+
+
 def test_a_step_without_such_terms_is_tried_again_as_in_v0() -> None:
     story = Story(step(manual=True, expires_in_ms=1_000_000, instructions="look"), grounds=of_risk("medium"))
     assert story.say("resume") is None
