@@ -24,6 +24,12 @@ UNREACHABLE = (
 )
 
 
+TOO_FEW = (
+    "Nobody could approve this step: too few are left of those whom it names. With forbid_self, neither whoever starts"
+    " the run counts, nor who made the service token that you save this with. Name others."
+)
+
+
 class Unauthorized(Forbidden):
     """You may not use an agent of this workflow."""
 
@@ -49,13 +55,15 @@ async def warnings(request: web.Request, spec: str) -> list[dict[str, Any]]:
     context, caller, steps = request.app[CONTEXT], request[CALLER], steps_of(spec)
     agents = await context.entitlements.of({step.agent_id for step in steps}, caller.subjects)
     policies = await context.entitlements.policies()
+    starters = frozenset(f"user:{one}" for one in (caller.user_id, caller.token_maker) if one is not None)
+    barred = [(step, *why) for step, why in _barred(steps, agents, caller, policies)]
+    alone = [step for step in steps if step.alone and not _asks_others(step, policies)]
+    too_few = [step for step in steps if step.too_few(starters)]
+    unreachable = [(step, "approval_unreachable", UNREACHABLE) for step in alone]
+    unreachable += [(step, "approval_unreachable", TOO_FEW) for step in too_few]
     return [
-        {"step_id": step.id, "agent_id": step.agent_id, "code": barred.code, "message": barred.message}
-        for step, barred in _barred(steps, agents, caller, policies)
-    ] + [
-        {"step_id": step.id, "agent_id": step.agent_id, "code": "approval_unreachable", "message": UNREACHABLE}
-        for step in steps
-        if step.alone and not _asks_others(step, policies)
+        {"step_id": step.id, "agent_id": step.agent_id, "code": code, "message": message}
+        for step, code, message in barred + unreachable
     ]
 
 

@@ -24,9 +24,22 @@ class StepTold(NamedTuple):
     tool_name: str
     key: str
     call: str
-    alone: bool = False
-    """Whether its terms want others to agree, and it names nobody."""
+    approvers: frozenset[str] = frozenset()
+    quorum: int = 1
+    forbid_self: bool = False
     editable: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether its terms want others to agree, and it names nobody."""
+        return not self.approvers and (self.forbid_self or self.quorum > 1)
+
+    def too_few(self, starters: frozenset[str]) -> bool:
+        """Whether fewer than its quorum are left of those whom it names, if these start the run. Of a group nobody
+        knows how many are in it."""
+        left = self.approvers - starters if self.forbid_self else self.approvers
+        named = bool(self.approvers) and all(one.startswith("user:") for one in self.approvers)
+        return named and len(left) < self.quorum
 
 
 @lru_cache(maxsize=256)
@@ -38,10 +51,18 @@ def steps_of(snapshot: str) -> tuple[StepTold, ...]:
         call = orjson.dumps({"agent_id": tool["agent_id"], "tool_name": tool["tool_name"]}).decode()[:-1] + ","
         key = orjson.dumps(step_id).decode() + ":"
         terms = step.get("approval") or {}
-        others = terms.get("forbid_self", False) or terms.get("quorum", 1) > 1
-        alone = others and not terms.get("approvers")
         found.append(
-            StepTold(step_id, tool["agent_id"], tool["tool_name"], key, call, alone, terms.get("allow_edit", False))
+            StepTold(
+                step_id,
+                tool["agent_id"],
+                tool["tool_name"],
+                key,
+                call,
+                frozenset(terms.get("approvers", ())),
+                terms.get("quorum", 1),
+                terms.get("forbid_self", False),
+                terms.get("allow_edit", False),
+            )
         )
     return tuple(found)
 

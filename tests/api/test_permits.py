@@ -147,3 +147,23 @@ async def test_terms_that_nobody_can_meet_are_warned_of_where_a_workflow_is_save
     saved = await strict.post("/v1/workflows", {"title": "T", "spec": {"steps": steps}})
     told = {one["step_id"] for one in saved.body["warnings"] if one["code"] == "approval_unreachable"}
     assert told == {"a", "b"}
+
+
+async def test_whoever_is_named_and_may_not_approve_is_no_approver_in_these_warnings(strict: Stack) -> None:
+    """Whoever saves the workflow starts its runs; and who made their service token counts as that."""
+    terms: dict[str, dict[str, Any]] = {
+        "a": {"forbid_self": True, "approvers": ["user:ghost", "user:root"]},
+        "b": {"forbid_self": True, "approvers": ["user:ghost", "user:bob"]},
+        "c": {"forbid_self": True, "approvers": ["user:ghost", "group:ops"]},
+        "d": {"approvers": ["user:ghost", "user:root"], "quorum": 2},
+        "e": {"approvers": ["user:ghost", "user:root"], "quorum": 3},
+        "f": {"approvers": ["user:root"]},
+    }
+    steps = [step(name, approval_policy="manual", approval=one) for name, one in terms.items()]
+    wanted = {"name": "robot", "scopes": ["operator"], "user_id": "ghost"}
+    made = await strict.post("/v1/service-tokens", wanted, sub="root")
+    strict.tokens["robot"] = made.body["token"]
+    for sub, expected in (("robot", {"a", "e"}), ("ghost", {"e"})):
+        saved = await strict.post("/v1/workflows", {"title": "T", "spec": {"steps": steps}}, sub=sub)
+        told = {one["step_id"] for one in saved.body["warnings"] if one["code"] == "approval_unreachable"}
+        assert told == expected, sub
