@@ -25,8 +25,9 @@ from daemon.auth.caller import Origin
 from daemon.machine.commands import CommandId, CommandKind
 from daemon.machine.events import PausedReason
 from daemon.store.commands import NewCommand
+from daemon.store.matching import Filter
 from daemon.store.once import Repeated
-from daemon.store.runs import Filter, RunHead
+from daemon.store.runs import RunHead
 
 MOST = 500
 """Runs of one request; what the filter means beside them is told by ``more``."""

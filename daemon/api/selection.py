@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from daemon.api.intake import Id, Line, Moment
 from daemon.machine.events import PausedReason
 from daemon.machine.state import RunStatus
-from daemon.store.runs import Filter
+from daemon.store.matching import Filter
 
 
 class Selection(BaseModel):

@@ -21,9 +21,9 @@ from daemon.machine.wire import PREVIEW_CHARS
 from daemon.store.ahead import attempts_ahead, steps_ahead
 from daemon.store.audit import kept
 from daemon.store.entitlements import startable
+from daemon.store.matching import SNAPSHOT, TITLE, Filter, matching
 from daemon.store.once import Once, forget, writing
 from daemon.store.pool import Pool, reading
-from daemon.store.workflows import Place
 
 HEAD_COLUMNS = """
 id, workflow_id, user_id, status, paused_reason, paused_seq, current_step_index, last_seq,
@@ -56,17 +56,10 @@ _SEEN = "id = $1 AND (user_id = $2 OR $3 OR asked_to_decide(id, $4::text[]))"
 """Whose run it is, an admin, and whoever was asked about one of its calls: those see it."""
 _HEAD = f"SELECT {HEAD_COLUMNS} FROM workflow_run_heads WHERE {_SEEN}"  # noqa: S608 - nothing of it is input
 
-_SNAPSHOT = "(SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id)"
-_TITLE = f"coalesce(r.title, {_SNAPSHOT} ->> 'title')"
-"""Runs that were copied from elsewhere may lack the columns that creation fills."""
 _LISTED = f"""
-{HEAD_COLUMNS}, finished_at, {_TITLE} AS title,
-    coalesce(r.step_count, json_array_length({_SNAPSHOT} -> 'steps')) AS step_count
+{HEAD_COLUMNS}, finished_at, {TITLE} AS title,
+    coalesce(r.step_count, json_array_length({SNAPSHOT} -> 'steps')) AS step_count
 """
-
-_OF_AGENT = """EXISTS (
-    SELECT FROM workflow_run_specs s CROSS JOIN LATERAL json_array_elements(s.snapshot -> 'steps') AS step
-    WHERE s.run_id = r.id AND step -> 'tool_config' ->> 'agent_id' = {})"""
 
 # Attempts come as the JSON that an answer tells of them. Decoded, and written again, those of a run of 400 steps took
 # the node 3 ms, in which it did nothing else.
@@ -185,25 +178,6 @@ class RunView:
     approvals: Sequence[ApprovalView] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which runs are meant; None asks nothing of that kind. ``agent_id``: some step calls this agent.
-
-    ``title_has``, whatever its case, is looked for in one run of the user after the other: as long as it is rare, that
-    is all of them. ``after``: what follows this place in the order of lists.
-    """
-
-    run_ids: Sequence[UUID] | None = None
-    statuses: Sequence[str] | None = None
-    paused_reasons: Sequence[str] | None = None
-    workflow_id: UUID | None = None
-    agent_id: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    title_has: str | None = None
-    after: Place | None = None
-
-
 Permit: TypeAlias = Callable[[str, Mapping[str, Agent]], None]
 """Raises unless a run of this spec (JSON text) may be made, given its agents with the grants to who wants it."""
 
@@ -279,14 +253,14 @@ class Runs:
 
     async def matching(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunHead]:
         """The user's runs that the filter means, newest first, at most ``limit``."""
-        query, arguments = _matching(HEAD_COLUMNS, wanted, user_id, limit)
+        query, arguments = matching(HEAD_COLUMNS, wanted, user_id, limit)
         async with reading(self._pool) as connection:
             rows = await connection.fetch(query, *arguments)
         return [head_of(row) for row in rows]
 
     async def listed(self, wanted: Filter, *, user_id: str, limit: int) -> list[RunItem]:
         """As ``matching``, with what a list shows."""
-        query, arguments = _matching(_LISTED, wanted, user_id, limit)
+        query, arguments = matching(_LISTED, wanted, user_id, limit)
         async with reading(self._pool) as connection:
             rows = await connection.fetch(query, *arguments)
         return [
@@ -330,56 +304,6 @@ def _principal(caller: Caller, spec_maker: str | None) -> str:
 def _reader(caller: Caller) -> tuple[str, bool, list[str]]:
     """The arguments of _SEEN."""
     return caller.user_id, caller.admin, sorted(caller.subjects)
-
-
-def _matching(columns: str, wanted: Filter, user_id: str, limit: int) -> tuple[str, list[object]]:
-    """The query and its arguments. Only what is asked for stands in it, so that the planner sees which index serves.
-
-    Nothing that is asked for, and no order, is ahead of a run's row. So the rows are searched, and the newest pages are
-    looked up for those of the answer alone: where Postgres sorts what it found, a join would do so for all of it.
-    """
-    conditions: list[str] = []
-    arguments: list[object] = []
-
-    def ask(condition: str, value: object) -> None:
-        arguments.append(value)
-        conditions.append(condition.format(f"${len(arguments)}"))
-
-    ask("user_id = {}", user_id)
-    if wanted.run_ids is not None:
-        ask("id = ANY({}::uuid[])", list(wanted.run_ids))
-    statuses = _statuses(wanted)
-    if statuses is not None and len(statuses) == 1:
-        ask("status = {}", statuses[0])
-    elif statuses is not None:
-        ask("status = ANY({}::text[])", list(statuses))
-    if wanted.paused_reasons is not None:
-        ask("paused_reason = ANY({}::text[])", list(wanted.paused_reasons))
-    if wanted.workflow_id is not None:
-        ask("workflow_id = {}", wanted.workflow_id)
-    if wanted.agent_id is not None:
-        ask(_OF_AGENT, wanted.agent_id)
-    if wanted.created_after is not None:
-        ask("created_at >= {}", wanted.created_after)
-    if wanted.created_before is not None:
-        ask("created_at < {}", wanted.created_before)
-    if wanted.title_has is not None:
-        ask(f"strpos(lower({_TITLE}), lower({{}}::text)) > 0", wanted.title_has)
-    if wanted.after is not None:
-        arguments += wanted.after
-        conditions.append(f"(created_at, id) < (${len(arguments) - 1}, ${len(arguments)})")
-    arguments.append(limit)
-    where, order = " AND ".join(conditions), "ORDER BY created_at DESC, id DESC"
-    found = f"SELECT id FROM workflow_runs r WHERE {where} {order} LIMIT ${len(arguments)}"  # noqa: S608 - our own words
-    query = f"SELECT {columns} FROM workflow_run_heads r WHERE id = ANY(ARRAY({found})) {order}"  # noqa: S608 - as above
-    return query, arguments
-
-
-def _statuses(wanted: Filter) -> Sequence[str] | None:
-    """Those that are asked for, or follow from the reasons: by them the index finds the few runs that are paused."""
-    if wanted.statuses is not None or wanted.paused_reasons is None:
-        return wanted.statuses
-    return sorted({"canceled" if reason == "user_cancel" else "paused" for reason in wanted.paused_reasons})
 
 
 def head_of(row: asyncpg.Record) -> RunHead:

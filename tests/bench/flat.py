@@ -22,8 +22,9 @@ from typing import Any
 import orjson
 from asyncpg.connection import LoggedQuery
 
+from daemon.store.matching import Filter
 from daemon.store.pool import open_pool
-from daemon.store.runs import Filter, Runs
+from daemon.store.runs import Runs
 from daemon.store.tail import CHECKPOINT_EVERY
 from tests.bench.load import TABLES, Carried, carry, clone, make_runs, spec, until
 from tests.bench.report import Report, median, percentile
@@ -297,7 +298,15 @@ async def queries(place: Place, report: Report) -> None:
         "inbox: waiting for approval": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"]),
         "inbox of an agent": Filter(statuses=["paused"], paused_reasons=["awaiting_approval"], agent_id=AGENT),
         "failed": Filter(statuses=["failed"]),
+        "failed or canceled": Filter(statuses=["failed", "canceled"]),
+        "finished, of two statuses": Filter(statuses=["completed", "failed"]),
+        "waiting for what is not there": Filter(statuses=["paused"], paused_reasons=["step_failed", "held"]),
         "of a workflow": Filter(workflow_id=some["workflow_id"]),
+        "of a workflow, failed": Filter(workflow_id=some["workflow_id"], statuses=["failed"]),
+        "of an agent": Filter(agent_id=AGENT),
+        "of an agent, failed": Filter(agent_id=AGENT, statuses=["failed"]),
+        "of an agent that nobody called": Filter(agent_id="nobody"),
+        "of that agent, finished": Filter(agent_id="nobody", statuses=["completed"]),
     }
     pool = await open_pool(place.url, size=1, patience_s=10)
     runs, rows, worst, scans = Runs(pool), [], 0.0, 0

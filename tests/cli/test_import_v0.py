@@ -120,6 +120,9 @@ async def test_a_live_node_carries_on_what_was_brought(
     stopped = v0.run(spec("ok", "ok"), call(0), status="paused", reason="user_pause", index=1)
     assert (await asyncio.to_thread(report, v0, database, "--yes"))["parked"] == 4
     async with stack(database, redis_url, redis_prefix) as live:
+        of_agent = (await live.ask("GET", f"/v1/workflow-runs?agent_id={AGENT}")).body["items"]
+        brought = {str(one) for one in (waiting, failed, between, amid, behind, done, stopped)}
+        assert {item["run_id"] for item in of_agent} == brought
         first = (await live.run(str(waiting)))["steps_state"]["s0"]
         assert first["status"] == "success"
         assert (first["attempts"][0]["result_json"], first["attempts"][0]["log_preview"]) == (

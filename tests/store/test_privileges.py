@@ -132,7 +132,7 @@ WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype <> 'trigger'::reg
 def test_functions_are_granted_by_name_where_they_are_not_everybody_s(role: str, database: str) -> None:
     with psycopg.connect(database, autocommit=True) as owner:
         owner.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
-        assert len(owner.execute(CLOSED, (role,)).fetchall()) == 7
+        assert len(owner.execute(CLOSED, (role,)).fetchall()) == 8
         grant_to(database, role)
         assert owner.execute(CLOSED, (role,)).fetchall() == []
 

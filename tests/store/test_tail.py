@@ -21,8 +21,9 @@ from daemon.machine.state import Limits
 from daemon.store.commit import APPEND, appending
 from daemon.store.journal import Lane
 from daemon.store.log import EventLog
+from daemon.store.matching import Filter
 from daemon.store.pool import Pool
-from daemon.store.runs import Filter, RunView
+from daemon.store.runs import RunView
 from daemon.store.tail import CHECKPOINT_EVERY
 from tests.machine import test_properties as tales
 from tests.machine.scenario import Story, acked, chunk, done, step
