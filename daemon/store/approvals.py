@@ -1,9 +1,11 @@
 """What waits for whose approval: the inbox. Used by ``api``; the rows are the journal's.
 
 Three walks down three indexes, oldest first: where somebody is named, where their own run asks them, and where policy
-asks the agent's owner or whom they let approve; each leaves out what that person has said yes to already. Whether a
-word is heard is the actor's to decide; this only finds. The walks find rows of a few bytes; what is told of them may be
-a megabyte each, so it is read a few at a time, and no more of it than a page takes.
+asks the agent's owner or whom they let approve; each leaves out what that person has said yes to already. Who is named
+in few calls, or has few runs, has those looked at all: else who is asked nothing would walk past all that others are
+(0.14 s at 48,000 open calls). Whether a word is heard is the actor's to decide; this only finds. The walks find rows of
+a few bytes; what is told of them may be a megabyte each, so it is read a few at a time, and no more of it than a page
+takes.
 """
 
 from __future__ import annotations
@@ -16,32 +18,56 @@ from daemon.auth.caller import Caller
 from daemon.machine.commands import RunId
 from daemon.store.pool import Pool, reading
 
-_WAITING = """
-FROM workflow_run_approvals a JOIN workflow_runs r ON r.id = a.run_id AND r.status = 'paused'
-    AND r.paused_reason = 'awaiting_approval' AND r.current_step_index = a.step_index
-WHERE a.state = 'open' AND ($3::bigint IS NULL OR (a.opened_at_ms, a.run_id) > ($3, $4::uuid))
-    AND NOT ((a.terms ->> 'forbid_self')::boolean AND (r.user_id = $1 OR EXISTS (
-        SELECT FROM workflow_run_specs s WHERE s.run_id = a.run_id
-            AND $1 IN (s.principal ->> 'token_maker', s.principal ->> 'spec_maker'))))
-    AND NOT EXISTS (SELECT FROM json_array_elements(a.votes) AS vote WHERE vote ->> 'by' = $1)
-"""
-_OLDEST = "ORDER BY a.opened_at_ms, a.run_id LIMIT $5"
+FEW = 2000
+"""Open calls of a kind that are counted, to look at them all if there are no more."""
+
+
+def _walk(calls: str, asked: str, *, when: str = "true") -> str:
+    """A SELECT of a page of those ``calls`` (``a``) that wait for who is ``asked``. Each is looked at by itself (OFFSET
+    0), so that Postgres goes down the index that is meant."""
+    return f"""
+    SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms FROM {calls} CROSS JOIN LATERAL (
+        SELECT FROM workflow_runs r
+        WHERE r.id = a.run_id AND r.status = 'paused' AND r.paused_reason = 'awaiting_approval'
+            AND r.current_step_index = a.step_index AND {asked}
+            AND NOT ((a.terms ->> 'forbid_self')::boolean AND (r.user_id = $1 OR EXISTS (
+                SELECT FROM workflow_run_specs s WHERE s.run_id = a.run_id
+                    AND $1 IN (s.principal ->> 'token_maker', s.principal ->> 'spec_maker'))))
+            AND NOT EXISTS (SELECT FROM json_array_elements(a.votes) AS vote WHERE vote ->> 'by' = $1) OFFSET 0
+    ) waiting
+    WHERE a.state = 'open' AND (a.opened_at_ms, a.run_id) > ($3::bigint, $4::uuid) AND {when}
+    ORDER BY a.opened_at_ms, a.run_id LIMIT $5"""  # noqa: S608 - nothing of it is input, here and below
+
+
+_OPEN = "workflow_run_approvals a"
+_NAMED = "FROM workflow_run_approvals a WHERE a.state = 'open' AND a.approvers <> '{}' AND a.approvers && $2::text[]"
+_IS_NAMED = "NOT a.requires_approval AND a.approvers && $2::text[]"
+_OWN = "FROM workflow_runs r WHERE r.user_id = $1 AND r.status = 'paused' AND r.paused_reason = 'awaiting_approval'"
+_CALLS_OF_OWN = f"""(
+    SELECT a.* FROM (SELECT r.id {_OWN} OFFSET 0) r
+    CROSS JOIN LATERAL (SELECT * FROM workflow_run_approvals WHERE run_id = r.id AND state = 'open' OFFSET 0) a
+) a"""  # noqa: S608 - as above
+_IS_OWN = "a.approvers = '{}' AND NOT a.requires_approval AND r.user_id = $1"
+_MY_AGENTS = """
+    SELECT agent_id FROM agent_bindings WHERE owner = $1
+    UNION SELECT agent_id FROM agent_grants WHERE permission = 'approve' AND subject = ANY($2::text[])"""
+_IS_FORCED = """(a.approvers = '{}' OR a.approvers && $2::text[]) AND a.requires_approval
+            AND decides_for(a.agent_id, a.tool_name, $2::text[])"""
 _INBOX = f"""
-WITH found AS (
-    (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
-        AND a.approvers <> '{{}}' AND NOT a.requires_approval AND a.approvers && $2::text[] {_OLDEST})
-    UNION ALL
-    (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
-        AND a.approvers = '{{}}' AND NOT a.requires_approval AND r.user_id = $1 {_OLDEST})
-    UNION ALL
-    (SELECT a.run_id, a.step_index, a.revision, a.opened_at_ms {_WAITING}
-        AND a.requires_approval AND (a.approvers = '{{}}' OR a.approvers && $2::text[]) AND a.agent_id IN (
-            SELECT agent_id FROM agent_bindings WHERE owner = $1
-            UNION SELECT agent_id FROM agent_grants WHERE permission = 'approve' AND subject = ANY($2::text[]))
-        AND decides_for(a.agent_id, a.tool_name, $2::text[]) {_OLDEST})
+WITH counted AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT {_NAMED} LIMIT {FEW}) n) < {FEW} AS few_named,
+        (SELECT count(*) FROM (SELECT {_OWN} ORDER BY r.created_at DESC, r.id DESC LIMIT {FEW}) n) < {FEW} AS few_own
+), found AS (
+    ({_walk(f"(SELECT * {_NAMED} OFFSET 0) a", _IS_NAMED, when="(SELECT few_named FROM counted)")})
+    UNION ALL ({_walk(_OPEN, _IS_NAMED, when="(SELECT NOT few_named FROM counted)")})
+    UNION ALL ({_walk(_CALLS_OF_OWN, _IS_OWN, when="(SELECT few_own FROM counted)")})
+    UNION ALL ({_walk(_OPEN, _IS_OWN, when="(SELECT NOT few_own FROM counted)")})
+    UNION ALL (SELECT a.* FROM ({_MY_AGENTS}) mine CROSS JOIN LATERAL (
+        {_walk("workflow_run_approvals a", _IS_FORCED, when="a.agent_id = mine.agent_id AND a.requires_approval")}
+    ) a)
 )
 SELECT run_id, step_index, revision, opened_at_ms FROM found ORDER BY opened_at_ms, run_id LIMIT $5
-"""  # noqa: S608 - nothing of it is input
+"""  # noqa: S608 - as above
 _TOLD = """
 SELECT a.run_id, r.title, r.user_id, r.paused_seq, a.step_index, a.revision, a.digest, a.agent_id, a.tool_name,
     a.schema_hash, a.arguments::text AS arguments, a.risk, a.requires_approval, a.approvers, a.terms::text AS terms,
@@ -114,7 +140,7 @@ class Approvals:
 
     async def waiting_for(self, caller: Caller, *, after: Waited | None, limit: int) -> Page:
         """What the caller may decide now, oldest first: at most ``limit``, and as many as ``PAGE_BYTES`` hold."""
-        place, size = after or (None, None), 0
+        place, size = after or Waited(-1, UUID(int=0)), 0
         requests: list[Request] = []
         async with reading(self._pool) as connection:
             found = await connection.fetch(_INBOX, caller.user_id, sorted(caller.subjects), *place, limit + 1)
