@@ -148,6 +148,9 @@ Where this differs from the first design, and why
   in such a step. An append is fenced as every commit is: it holds the row against claims, asks for epoch and owner,
   and for the page before it, which a failover may have lost. Who reads a run reads it as its log stands
   (``workflow_run_heads``, ``store/ahead``); only whoever asks the tables themselves may find them that much behind.
+* Which runs call an agent is a table of its own (``schema/0025``), written by a trigger as a run is created: a list of
+  an agent opened the snapshots of all the user's runs, a second at 200,000. Which index a list goes down is measured as
+  it is asked, not guessed by the planner (``store/matching``).
 * An approval is voided by what has become stricter about this one call, never by a version that has moved: else each
   grant anywhere would ask everybody anew.
 * ``held`` is a pause, not a wait in memory: it is seen, survives its node, costs nothing, and whoever reads that a hold
