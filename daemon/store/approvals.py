@@ -18,8 +18,9 @@ from daemon.auth.caller import Caller
 from daemon.machine.commands import RunId
 from daemon.store.pool import Pool, reading
 
-FEW = 2000
-"""Open calls of a kind that are counted, to look at them all if there are no more."""
+FEW = 1000
+"""Open calls of a kind that are counted, to look at them all if there are less. A LIMIT says so where they are looked
+at: else the planner thinks of so many that it would have the query compiled (JIT)."""
 
 
 def _walk(calls: str, asked: str, *, when: str = "true") -> str:
@@ -43,8 +44,9 @@ _OPEN = "workflow_run_approvals a"
 _NAMED = "FROM workflow_run_approvals a WHERE a.state = 'open' AND a.approvers <> '{}' AND a.approvers && $2::text[]"
 _IS_NAMED = "NOT a.requires_approval AND a.approvers && $2::text[]"
 _OWN = "FROM workflow_runs r WHERE r.user_id = $1 AND r.status = 'paused' AND r.paused_reason = 'awaiting_approval'"
+_NEWEST = f"ORDER BY r.created_at DESC, r.id DESC LIMIT {FEW}"
 _CALLS_OF_OWN = f"""(
-    SELECT a.* FROM (SELECT r.id {_OWN} OFFSET 0) r
+    SELECT a.* FROM (SELECT r.id {_OWN} {_NEWEST}) r
     CROSS JOIN LATERAL (SELECT * FROM workflow_run_approvals WHERE run_id = r.id AND state = 'open' OFFSET 0) a
 ) a"""  # noqa: S608 - as above
 _IS_OWN = "a.approvers = '{}' AND NOT a.requires_approval AND r.user_id = $1"
@@ -56,9 +58,9 @@ _IS_FORCED = """(a.approvers = '{}' OR a.approvers && $2::text[]) AND a.requires
 _INBOX = f"""
 WITH counted AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT {_NAMED} LIMIT {FEW}) n) < {FEW} AS few_named,
-        (SELECT count(*) FROM (SELECT {_OWN} ORDER BY r.created_at DESC, r.id DESC LIMIT {FEW}) n) < {FEW} AS few_own
+        (SELECT count(*) FROM (SELECT {_OWN} {_NEWEST}) n) < {FEW} AS few_own
 ), found AS (
-    ({_walk(f"(SELECT * {_NAMED} OFFSET 0) a", _IS_NAMED, when="(SELECT few_named FROM counted)")})
+    ({_walk(f"(SELECT * {_NAMED} LIMIT {FEW}) a", _IS_NAMED, when="(SELECT few_named FROM counted)")})
     UNION ALL ({_walk(_OPEN, _IS_NAMED, when="(SELECT NOT few_named FROM counted)")})
     UNION ALL ({_walk(_CALLS_OF_OWN, _IS_OWN, when="(SELECT few_own FROM counted)")})
     UNION ALL ({_walk(_OPEN, _IS_OWN, when="(SELECT NOT few_own FROM counted)")})

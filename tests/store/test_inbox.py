@@ -14,7 +14,7 @@ from daemon.auth.caller import Caller
 from daemon.store import approvals
 from daemon.store.approvals import FEW, Approvals
 from daemon.store.pool import Pool
-from tests.store.test_lists import MODES, rows_of, scans
+from tests.store.test_lists import MODES, executed, rows_of
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 FLOW = UUID(int=1)
@@ -149,9 +149,5 @@ async def test_what_others_are_asked_is_not_read_for_who_is_asked_little(
     await pool.execute("VACUUM ANALYZE")
     dan = Caller("dan")
     assert len((await Approvals(pool).waiting_for(dan, after=None, limit=50)).requests) == 1
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-        asked = await connection.prepare(f"EXPLAIN (ANALYZE, FORMAT JSON) {approvals._INBOX}")
-        told = await asked.fetchval("dan", sorted(dan.subjects), -1, NOBODY, 51)
-    read = list(scans(orjson.loads(told)[0]["Plan"]))
+    read = await executed(pool, mode, approvals._INBOX, ["dan", sorted(dan.subjects), -1, NOBODY, 51])
     assert sum(rows_of(scan) for scan in read) < 20, read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -33,14 +33,25 @@ def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from scans(part)
 
 
-async def executed(pool: Pool, wanted: Filter, mode: str) -> list[dict[str, Any]]:
-    """What a page of ann's reads, by a plan of this kind."""
-    query, arguments = matching(runs._LISTED, wanted, "ann", LIMIT)
+async def executed(pool: Pool, mode: str, query: str, arguments: Sequence[object]) -> list[dict[str, Any]]:
+    """What a query reads, by a plan of this kind. Only what a session has prepared gets one for all values."""
+    given = ", ".join(f"'{_literal(argument)}'" for argument in arguments)
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-        asked = await connection.prepare(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
-        told = await asked.fetchval(*arguments)
+        await connection.execute(f"PREPARE page AS {query}")
+        told = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE page ({given})")
+        await connection.execute("DEALLOCATE page")
+    assert isinstance(told, str)
     return list(scans(orjson.loads(told)[0]["Plan"]))
+
+
+def _literal(argument: object) -> str:
+    return f"{{{','.join(map(str, argument))}}}" if isinstance(argument, (list, tuple)) else str(argument)
+
+
+async def read_for(pool: Pool, wanted: Filter, mode: str) -> list[dict[str, Any]]:
+    """What a page of ann's reads."""
+    return await executed(pool, mode, *matching(runs._LISTED, wanted, "ann", LIMIT))
 
 
 def rows_of(scan: dict[str, Any]) -> float:
@@ -65,7 +76,7 @@ async def test_what_waits_for_a_reason_is_found_among_finished_runs_without_read
     wanted = Filter(paused_reasons=[reason])
     found = await Runs(pool).listed(wanted, user_id="ann", limit=LIMIT)
     assert [item.head.paused_reason for item in found] == [reason] * LIMIT
-    read = await executed(pool, wanted, mode)
+    read = await read_for(pool, wanted, mode)
     of_runs = [scan for scan in read if scan["Relation Name"] == "workflow_runs"]
     rows = sum(rows_of(scan) for scan in of_runs)
     assert rows <= 200 + 9 + LIMIT, read
@@ -112,11 +123,11 @@ async def test_what_is_rare_is_found_and_what_is_not_there_missed_without_readin
         await pool.execute("VACUUM ANALYZE")
     for name, wanted in EMPTY_HANDED.items():
         assert await Runs(pool).matching(wanted, user_id="ann", limit=LIMIT) == [], name
-        read = await executed(pool, wanted, mode)
+        read = await read_for(pool, wanted, mode)
         walked = [scan for scan in read if "Only" not in scan["Node Type"]]  # the others only count
         assert sum(rows_of(scan) for scan in walked) == 0, (name, walked)
     for wanted in (Filter(agent_id="rare"), Filter(agent_id="rare", statuses=["paused", "failed"])):
         assert len(await Runs(pool).matching(wanted, user_id="ann", limit=LIMIT)) == 30
-        read = await executed(pool, wanted, mode)
+        read = await read_for(pool, wanted, mode)
         assert max(scan["Actual Loops"] for scan in read) <= 30
         assert sum(rows_of(scan) for scan in read) <= 30 * 8, read
