@@ -19,7 +19,7 @@ from tests.store.test_privileges import as_role, role
 
 __all__ = ["role"]
 
-MIGRATIONS = ("0025.agents_of_runs", "0026.walks_of_lists")
+MIGRATIONS = ("0025.agents_of_runs", "0027.walks_of_lists")
 FLOW = UUID(int=1)
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 INSERT = """
