@@ -15,7 +15,7 @@ from daemon.machine.commands import Command, Epoch, RunId
 from daemon.machine.record import Known
 from daemon.machine.state import Run
 from daemon.store import sql
-from daemon.store.loading import command_of, load, log_seq
+from daemon.store.loading import command_of, load
 from daemon.store.pool import Pool, plain, reading
 from daemon.store.quarantine import park_lost
 from daemon.telemetry import log
@@ -54,7 +54,7 @@ class Claims:
             runs, unreadable = await load(connection, rows)
         if unreadable:
             again = [(row, row["now_ms"] + UNREADABLE_AGAIN_S * 1000) for row in unreadable]
-            await self.release([(row["id"], row["epoch"], row["owner"], at, log_seq(row)) for row, at in again])
+            await self.release([(row["id"], row["epoch"], row["owner"], at, row["log_seq"]) for row, at in again])
         return runs, max(row["now_ms"] for row in rows)
 
     async def release(self, given: Sequence[tuple[RunId, Epoch, str, int | None, int]]) -> set[RunId]:

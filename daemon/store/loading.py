@@ -40,12 +40,6 @@ async def load(
     return runs, unreadable
 
 
-def log_seq(row: asyncpg.Record) -> int:
-    """How far the log of a claimed row goes."""
-    ahead_seq: int | None = row["ahead_seq"]
-    return row["last_seq"] if ahead_seq is None else ahead_seq
-
-
 @lru_cache(maxsize=1024)
 def _spec(snapshot: str) -> WorkflowSpec:
     """Runs of one workflow share one spec in memory: snapshots are equal to the letter."""
@@ -53,7 +47,7 @@ def _spec(snapshot: str) -> WorkflowSpec:
 
 
 def _restore(row: asyncpg.Record, steps: Sequence[Any], attempts: Sequence[Any], approval: Sequence[Any] | None) -> Run:
-    if row["ahead_seq"] is not None:  # whoever knew no better could decide anew what the log tells already
+    if row["log_seq"] != row["last_seq"]:  # whoever knew no better could decide anew what the log tells already
         raise ValueError("its log has pages that its rows could not take")
     principal = orjson.loads(row["principal"]) if row["principal"] is not None else {}
     fresh = new_run(

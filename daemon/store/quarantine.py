@@ -46,7 +46,7 @@ from daemon.machine.record import Known, Transition, VerdictRow, record, verdict
 from daemon.machine.state import IllegalMove, Limits, Run
 from daemon.store import sql
 from daemon.store.commit import COMMIT_DECIDING, arguments
-from daemon.store.loading import command_of, load, log_seq
+from daemon.store.loading import command_of, load
 from daemon.store.migrate import missing
 from daemon.store.pool import Connection, open_pool, reading
 from daemon.telemetry import log
@@ -146,7 +146,7 @@ async def _park(
     runs, unreadable = await load(connection, rows)
     now = max(row["now_ms"] for row in rows)
     transitions: list[Transition] = []
-    damaged = {row["id"]: (row["epoch"], log_seq(row)) for row in unreadable}
+    damaged = {row["id"]: (row["epoch"], row["log_seq"]) for row in unreadable}
     for run, epoch in runs:
         try:
             transitions.append(await _parking(connection, run, epoch, token, now, message))

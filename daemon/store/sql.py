@@ -11,7 +11,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 # With the snapshot, which never changes. Not with steps and attempts: where the claim had to wait for another's commit,
-# the row is answered as that commit left it, but other tables as they were when this statement began.
+# the row is answered as that commit left it, but other tables as they were when this statement began. (How far its log
+# goes is asked anew, by a function, or an append that was waited for and that no row could take would not be seen.)
 _CLAIMED = """
 RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.paused_seq, r.current_step_index,
     r.epoch, r.owner, r.last_seq, r.error_code, r.error_message,
@@ -22,8 +23,7 @@ RETURNING r.id, r.workflow_id, r.user_id, r.nonce, r.status, r.paused_reason, r.
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     (SELECT s.snapshot FROM workflow_run_specs s WHERE s.run_id = r.id) AS snapshot,
     (SELECT s.principal FROM workflow_run_specs s WHERE s.run_id = r.id) AS principal,
-    (SELECT max(p.first_seq + json_array_length(p.events) - 1) FROM workflow_run_pages p
-        WHERE p.run_id = r.id AND p.first_seq > r.last_seq) AS ahead_seq
+    newest_seq(r.id) AS log_seq
 """
 
 # Taking a run from an owner who never let it go is a takeover. `recoveries` counts those since its last commit or

@@ -306,8 +306,13 @@ DAMAGES = {
 async def damage(book: Book, changes: str) -> None:
     """Write something else into every page that was appended."""
     async with book.pool.acquire() as connection, connection.transaction():
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        await connection.execute(f"UPDATE workflow_run_pages SET changes = {changes} WHERE changes IS NOT NULL")
+        await damage_by(connection, changes)
+
+
+async def damage_by(connection: Any, changes: str) -> None:
+    """The same, in the transaction of this connection."""
+    await connection.execute("SET LOCAL session_replication_role = replica")
+    await connection.execute(f"UPDATE workflow_run_pages SET changes = {changes} WHERE changes IS NOT NULL")
 
 
 @pytest.mark.parametrize("changes", DAMAGES.values(), ids=DAMAGES)
@@ -321,6 +326,21 @@ async def test_a_page_that_no_row_can_take_keeps_no_other_run_from_being_claimed
     (row,) = (await rows(book.pool, damaged.run.id))["workflow_runs"]
     assert (row["owner"], row["wake_at"] is None) == (None, False), "it is let go, to be offered again"
     assert await book.seqs(damaged.run.id) == list(range(1, commits[0].run.last_seq + 1))
+
+
+@pytest.mark.parametrize("changes", DAMAGES.values(), ids=DAMAGES)
+async def test_nor_is_its_run_carried_on_by_who_had_to_wait_for_that_page(
+    book: Book, other: asyncpg.Connection[asyncpg.Record], changes: str
+) -> None:
+    story, commits = await moving(book, 2)
+    transaction = await appending_in(other, book, commits[0])
+    await damage_by(other, changes)
+    claiming = asyncio.create_task(book.claims.claim({story.run.id: "n/1"}))
+    await eventually(lambda: book.pool.fetchval(LOCKED), what="the claim being kept waiting")
+    await transaction.commit()
+    assert (await claiming)[0] == [], "the rows are older than the log"
+    (row,) = (await rows(book.pool, story.run.id))["workflow_runs"]
+    assert (row["owner"], row["wake_at"] is None) == (None, False), "it is let go, to be offered again"
 
 
 @pytest.mark.parametrize("changes", DAMAGES.values(), ids=DAMAGES)
