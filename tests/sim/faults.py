@@ -56,6 +56,8 @@ class Plan:
     """How often somebody changes who may do what, and a while later changes it back."""
     terms: float = 0.0
     """How many of the manual steps have terms of their own."""
+    lone: float = 0.0
+    """How many of the runs are long and take quick steps, so that most of their commits are appended."""
 
 
 def draw(rng: random.Random) -> Plan:
@@ -64,9 +66,10 @@ def draw(rng: random.Random) -> Plan:
     def some(most: float) -> float:
         return rng.uniform(0.1, 1.0) * most if rng.random() < 0.5 else 0.0
 
+    lone = some(1.0)
     return Plan(
         hosts=rng.choice((1, 2, 2, 3)),
-        runs=rng.randint(3, 5),
+        runs=2 if lone else rng.randint(3, 5),
         people=rng.choice((1, 2)),
         trouble_s=rng.uniform(6, 12),
         ttl_s=rng.choice((2.0, 2.0, 8.0)),
@@ -81,7 +84,7 @@ def draw(rng: random.Random) -> Plan:
         event_doubled=some(0.3),
         event_late=some(0.3),
         odd_tools=rng.random(),
-        thefts=int(some(5)),
+        thefts=int(some(60 if lone else 5)),
         outages=int(some(4)),
         jumps=int(some(4)),
         drains=int(some(3)),
@@ -89,6 +92,7 @@ def draw(rng: random.Random) -> Plan:
         forgets=int(some(2.5)),
         edicts=int(some(12)),
         terms=some(1.0),
+        lone=lone,
     )
 
 

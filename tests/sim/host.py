@@ -18,6 +18,7 @@ from daemon.config import Settings, load
 from daemon.errors import FabricUnavailable, StoreUnavailable
 from daemon.runtime import hearing as hearing_room
 from daemon.runtime import runner as runner_room
+from daemon.store import journal as journal_room
 from gateway_client import Gateways
 from tests.sim import authority, fabric, gateway, postgres
 from tests.sim.faults import Chance, Far
@@ -56,6 +57,8 @@ DOUBLES: dict[str, Any] = {
     "shining": fabric.shining,
     "waiting": fabric.waiting,
 }
+CHECKPOINT_AFTER_S = 0.02
+"""By the lane's clock, which is slower here: soon enough for a run that waits for its tool, and has not left memory."""
 KILLED_AFTER_S = 20.0
 """A drain that takes longer is cut short, as by whoever deploys."""
 
@@ -73,6 +76,7 @@ def doubled(world: World, rng: random.Random) -> Iterator[None]:
     }
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(runner_room, **DOUBLES))
+        stack.enter_context(patch.object(journal_room, "CHECKPOINT_AFTER_S", CHECKPOINT_AFTER_S))
         stack.enter_context(patch.multiple(hearing_room, Role=fabric.Role, Beacon=fabric.Beacon))
         for name, module in list(sys.modules.items()):
             if name.startswith(("daemon.runtime.", "gateway_client.directory")):

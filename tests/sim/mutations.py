@@ -46,12 +46,14 @@ class Case:
 
 CRASHES = Plan(crash=0.012, keeps_results=True, odd_tools=0.2)
 STOPS = Plan(stop=0.02, odd_tools=0.0)
+THEFTS = Plan(thefts=60, lone=1.0, hosts=3, runs=3, odd_tools=0.0)
 EDICTS = Plan(edicts=20, people=3, terms=0.8, odd_tools=0.1, runs=6)
 
 
 def no_fence() -> AbstractContextManager[Any]:
-    """A commit is written whoever owns the run by now."""
-    return patch.object(Postgres, "passes", lambda self, one, tail: one.run_id in self.runs)
+    """A commit is written, or appended, whoever owns the run by now."""
+    anybody = {name: lambda self, one, before: one.run_id in self.runs for name in ("passes", "follows")}
+    return patch.multiple(Postgres, **anybody)
 
 
 def rows_stay_behind() -> AbstractContextManager[Any]:
@@ -175,7 +177,7 @@ def leases_in_doubt_kept() -> AbstractContextManager[Any]:
 
 
 MUTATIONS: dict[str, Case] = {
-    "no fence": Case(no_fence, ("replay_rebuilds", "two events", "seq_is_dense", "for ever"), STOPS),
+    "no fence": Case(no_fence, ("replay_rebuilds", "two events", "seq_is_dense", "for ever"), THEFTS),
     "rows stay behind": Case(rows_stay_behind, ("last_seq", "nothing_is_sent_twice", "two events"), CRASHES),
     "no freshness check before the write": Case(
         no_freshness_check, ("nothing_leaves_under_a_stale_lease",), replace(STOPS, slow=0.05)

@@ -131,6 +131,10 @@ class Postgres:
         written_seq = one.expected_seq if tail is None else tail.written_seq
         return row.head.last_seq == written_seq and (tail is None or tail.page in row.moments)
 
+    def follows(self, one: Transition, page: int) -> bool:
+        """The fence of an append: WHERE id, epoch, owner; and that the page before it is there."""
+        return self.holds(one.run_id, one.epoch, one.owner) and page in self.runs[one.run_id].moments
+
     def authorized(self, batch: Sequence[Transition]) -> bool:
         """The other fence: the oldest version that any of them names must be the one that stands."""
         named = min((one.authority for one in batch if one.authority is not None), default=None)
@@ -149,9 +153,10 @@ class Postgres:
 
     def append(self, one: Transition, changes: str, page: int) -> int | None:
         """As ``commit``, to the log alone."""
-        row = self.runs.get(one.run_id)
-        held = row is not None and self.holds(one.run_id, one.epoch, one.owner) and page in row.moments
-        if row is None or not held or not self.authorized([one]) or one.events[0].seq in row.moments:
+        if not (self.follows(one, page) and self.authorized([one])):
+            return None
+        row = self.runs[one.run_id]
+        if one.events[0].seq in row.moments:
             return None
         row.tail.append((one, decode(changes)))
         self._log(row, one)

@@ -16,6 +16,7 @@ from daemon.machine.approval import RevisionState
 from tests.sim.__main__ import seeds, told
 from tests.sim.faults import Plan, draw
 from tests.sim.mutations import EDICTS
+from tests.sim.postgres import Postgres
 from tests.sim.universe import Universe, play
 
 FEW = range(24)
@@ -63,6 +64,28 @@ def test_among_the_seeds_is_trouble_of_every_kind() -> None:
         values = Counter(bool(getattr(plan, kind)) for plan in plans)
         if kind not in ("hosts", "runs", "people", "trouble_s", "ttl_s", "odd_tools"):
             assert min(values[True], values[False]) > 10, kind
+
+
+def test_among_the_seeds_runs_take_quick_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that commits are appended, rows follow by themselves, and an owner appends to what another has claimed."""
+    made = Counter[tuple[str, bool]]()
+
+    def count(name: str) -> None:
+        make = getattr(Postgres, name)
+
+        def counted(*given: object) -> int | None:
+            answer: int | None = make(*given)
+            made[name, answer is not None] += 1
+            return answer
+
+        monkeypatch.setattr(Postgres, name, counted)
+
+    for name in ("append", "follow"):
+        count(name)
+    for seed in range(60):
+        play(seed)
+    assert made["append", True] > 300
+    assert min(made["follow", True], made["append", False], made["follow", False]) > 5, made
 
 
 def test_the_faults_really_strike() -> None:

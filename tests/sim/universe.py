@@ -145,6 +145,8 @@ class Universe:
 
     def _steps(self) -> list[dict[str, Any]]:
         lots = self._lots
+        lone = self.plan.lone > 0 and lots.random() < self.plan.lone
+        odd, gated = (share / 8 if lone else share for share in (self.plan.odd_tools, 0.3))
         return [
             {
                 "id": f"s{number}",
@@ -152,19 +154,19 @@ class Universe:
                 "on_error": "continue" if lots.random() < 0.3 else "stop",
                 "tool_config": {
                     "agent_id": AGENT,
-                    "tool_name": lots.choice(TOOLS[1:]) if lots.random() < self.plan.odd_tools else TOOLS[0],
+                    "tool_name": lots.choice(TOOLS[1:]) if lots.random() < odd else TOOLS[0],
                     "arguments": {"n": number},
                     "timeout_ms": lots.choice((800, 2500, 8000)),
                 },
             }
-            | self._gate()
-            for number in range(lots.randint(1, 4))
+            | self._gate(gated)
+            for number in range(lots.randint(8, 12) if lone else lots.randint(1, 4))
         ]
 
-    def _gate(self) -> dict[str, Any]:
-        """Whether a step waits for approval, and on which terms."""
+    def _gate(self, share: float) -> dict[str, Any]:
+        """Whether a step waits for approval, as such a share of them does, and on which terms."""
         lots = self._lots
-        if lots.random() >= 0.3:
+        if lots.random() >= share:
             return {"approval_policy": "auto"}
         if lots.random() >= self.plan.terms:
             return {"approval_policy": "manual"}
