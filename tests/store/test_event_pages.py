@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -285,3 +286,16 @@ async def test_a_role_that_wrote_the_log_still_may_as_soon_as_it_is_migrated(
         await other.execute("RESET ROLE")
         await other.execute('DROP OWNED BY "old node"')
         admin.execute('DROP ROLE "old node"')
+
+
+async def test_a_month_that_may_be_dropped_is_found_as_the_documentation_says(book: Book) -> None:
+    told = (Path(__file__).parents[2] / "docs/scaling.md").read_text().split("```sql\n")[1].split("```")[0]
+    for moment, number in (("2026-11-01 00:00Z", 0), ("2026-12-01 00:00Z", 1)):
+        assert moment in told
+        told = told.replace(moment, month(number).isoformat())
+    story, transitions = await carried(book)
+    found = []
+    for one in transitions:
+        await book.lane.commit([one])
+        found.append([row["id"] for row in await book.pool.fetch(told)])
+    assert found == [[story.run.id]] * (len(transitions) - 1) + [[]]
