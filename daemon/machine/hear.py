@@ -5,7 +5,8 @@ What proves what (nothing else does):
 
 * not sent: connection refused, 404 agent_offline, 400, 401, our own hook said no;
 * timeout: our deadline passed and the agent confirmed (CANCEL_ACK will_cancel, or RESULT timeout or canceled);
-* done or failed: the first RESULT; ``ok`` with ``isError`` is a failure;
+* done or failed: the first RESULT, and of one turn rather than a CANCEL_ACK or a RESULT that says canceled; ``ok`` with
+  ``isError`` is a failure;
 * everything else is unknown, a ``canceled`` that nobody asked for included.
 
 One verdict an attempt; what comes after it without having been answered is evidence, a repeat is nothing. Only a run
@@ -135,14 +136,22 @@ def cut_utf8(text: str, size: int) -> str:
 
 def _verdicts(run: Run, letters: Iterable[Letter], now: int, limits: Limits, happened: list[Happened]) -> Run:
     """For each attempt at most one verdict, and after it at most one piece of evidence, be it in the same turn."""
-    for letter in letters:
-        if isinstance(letter, _NO_VERDICT):
-            continue
+    speaking = [letter for letter in letters if not isinstance(letter, _NO_VERDICT)]
+    if len(speaking) > 1:
+        speaking.sort(key=_doubt)
+    for letter in speaking:
         attempt = run.find(letter.req_id)
         event = _verdict(run, attempt, letter, now, limits) if attempt is not None else None
         if event is not None:
             run = carry(run, (event,), now, happened)
     return run
+
+
+def _doubt(letter: Letter) -> int:
+    """What of several letters is believed first: what a call did, then that it was stopped, then that it will be."""
+    if isinstance(letter, CancelAcked):
+        return 2
+    return int(isinstance(letter, Result) and _says_canceled(letter))
 
 
 def _verdict(run: Run, attempt: Attempt, letter: Letter, now: int, limits: Limits) -> Event | None:
@@ -222,7 +231,7 @@ def _stopped(attempt: Attempt) -> AttemptEnded:
 def _judge(attempt: Attempt, letter: Result) -> AttemptEnded:
     """The verdict that a first RESULT gives."""
     code, message = letter.error_code, letter.error_message
-    if letter.canceled or code == "canceled":
+    if _says_canceled(letter):
         if attempt.canceling is None:
             message = (
                 "The agent canceled the call although nobody asked it to; the tool may have done part of its work."
@@ -249,6 +258,10 @@ def _ended(attempt: Attempt, letter: Result, outcome: Any, code: str | None, mes
         exit_code=letter.exit_code,
         result=letter.result,
     )
+
+
+def _says_canceled(letter: Result) -> bool:
+    return letter.canceled or letter.error_code == "canceled"
 
 
 def _is_error(result: Any) -> bool:

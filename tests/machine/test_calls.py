@@ -126,6 +126,15 @@ def test_a_result_after_the_deadline_but_within_the_grace_counts() -> None:
     assert story.run.status == "completed"
 
 
+def test_a_result_in_the_same_turn_as_the_confirmation_counts() -> None:
+    """Else the step failed, and whoever resumed it would call again what is done."""
+    story = Story(step(timeout_ms=30_000))
+    story.hear(acked(story.req))
+    story.wait(30_000)
+    story.hear(CancelAcked(req_id=story.req, will_cancel=True), done(story.req))
+    assert story.run.status == "completed"
+
+
 def test_a_timeout_without_confirmation_is_unknown_and_pauses_as_outcome_unknown() -> None:
     story = Story(step(timeout_ms=30_000))
     story.hear(acked(story.req))
@@ -256,12 +265,16 @@ def test_a_result_after_the_verdict_is_evidence_once() -> None:
     assert (evidence["ok"], evidence["result_preview"]) == (True, '{"x":1}')
 
 
-def test_a_result_in_the_same_turn_as_the_cancel_ack_is_kept_as_evidence() -> None:
-    story = Story()
-    story.say("cancel")
-    story.hear(CancelAcked(req_id=story.req, will_cancel=True), done(story.req, 5))
-    assert sole_result(story)["cancel"] == "stopped"
-    assert [row["result_preview"] for row in story.rows("tool.evidence")] == ["5"]
+def test_a_result_after_the_cancel_ack_is_evidence_and_in_the_same_turn_the_verdict() -> None:
+    """An agent promises to stop what may be done by then; its word about what was done is worth more."""
+    for turns, cancel in ((2, "stopped"), (1, "too_late")):
+        story = Story()
+        story.say("cancel")
+        letters = CancelAcked(req_id=story.req, will_cancel=True), done(story.req, 5)
+        for number in range(turns):
+            story.hear(*(letters if turns == 1 else letters[number : number + 1]))
+        assert sole_result(story)["cancel"] == cancel
+        assert [row["result_preview"] for row in story.rows("tool.evidence")] == ["5"] * (turns - 1)
 
 
 def test_evidence_for_an_earlier_attempt_touches_neither_the_newer_one_nor_the_run() -> None:

@@ -65,6 +65,12 @@ def test_a_cancel_that_nobody_asked_for_settles_nothing_and_a_result_after_it_do
     assert story.statuses == ("success", "running")
 
 
+def test_nor_does_it_hide_the_result_that_comes_in_the_same_turn() -> None:
+    story = Story(step("a"), step("b"))
+    story.hear(acked(story.req), canceled(story.req), done(story.req))
+    assert story.statuses == ("success", "running")
+
+
 def test_a_result_in_the_same_turn_as_the_persons_word_came_first() -> None:
     story = unknown()
     resume = story.command("resume", confirm="run_again")
