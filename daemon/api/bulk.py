@@ -86,6 +86,8 @@ async def decide(request: web.Request, headers: Repeatable, body: BulkBody) -> w
         else:
             context.bell.ring(*(command.run_id for command in commands))
         await add_verdicts(context, answer["items"])
+        if body.action == "cancel":
+            await _say_too_late(context, user, answer["items"])
     return json_response(answer)
 
 
@@ -116,7 +118,7 @@ def _fits(head: RunHead, action: str, item: dict[str, Any]) -> bool:
     """Whether the action is about this run at all; if not, its item says why."""
     if action == "cancel":
         if head.terminal:
-            item |= {"outcome": "unchanged", "message": f"The run is {head.status} already."}
+            item |= _ended(head)
         return not head.terminal
     if head.status != "paused":
         item |= {"outcome": "refused", "code": "not_paused", "message": f"The run is {head.status}, not paused."}
@@ -126,6 +128,19 @@ def _fits(head: RunHead, action: str, item: dict[str, Any]) -> bool:
         item |= {"outcome": "refused", "code": f"not_to_{action}", "message": message}
         return False
     return True
+
+
+def _ended(head: RunHead) -> dict[str, Any]:
+    return {"status": head.status, "outcome": "unchanged", "message": f"The run is {head.status} already."}
+
+
+async def _say_too_late(context: Context, user: str, items: list[dict[str, Any]]) -> None:
+    """A cancel is never refused: of a run that had ended by then its item says so."""
+    applied = {UUID(item["run_id"]): item for item in items if item["outcome"] == "applied"}
+    if applied:
+        ended = Filter(run_ids=list(applied), statuses=["completed", "failed"])
+        for head in await context.runs.matching(ended, user_id=user, limit=len(applied)):
+            applied[head.id] |= _ended(head)
 
 
 def _command(head: RunHead, body: BulkBody, origin: Origin) -> NewCommand:

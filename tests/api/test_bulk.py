@@ -7,8 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.api.harness import Answer, Stack, step
+from tests.api.harness import AGENT, Answer, Stack, step
 from tests.api.test_unknown import unknown
+from tests.patience import eventually
 
 NOBODY = "01990000-0000-7000-8000-000000000000"
 
@@ -108,3 +109,23 @@ async def test_an_unknown_outcome_is_retried_only_when_confirmed(live: Stack) ->
 async def test_a_filter_that_is_not_clear_is_refused(live: Stack, body: Any) -> None:
     answer = await live.post("/v1/workflow-runs/bulk", body)
     assert (answer.status, answer.body["code"]) == (422, "invalid_body")
+
+
+async def test_a_run_that_ends_before_its_cancel_is_not_said_to_be_canceled(
+    live: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await live.start(step("a", "slow"))
+    await eventually(lambda: live.tools.running, what="the tool running")
+    runs = live.context.runs
+    matching = runs.matching
+
+    async def found_too_early(*about: Any, **more: Any) -> Any:
+        found = await matching(*about, **more)
+        live.tools.release.set()
+        await live.until(run_id, "completed")
+        return found
+
+    monkeypatch.setattr(runs, "matching", found_too_early)
+    (item,) = (await bulk(live, "cancel", agent_id=AGENT)).body["items"]
+    assert (item["outcome"], item["message"]) == ("unchanged", "The run is completed already.")
+    assert (await live.run(run_id))["status"] == "completed"
