@@ -219,12 +219,15 @@ def _stopped(attempt: Attempt) -> AttemptEnded:
             error_code="canceled",
             error_message="The agent stopped the call.",
         )
+    message = "The deadline passed and the agent stopped the call."
+    if attempt.canceling == "ack_timeout":
+        message = "No acknowledgement of the call was heard, and the agent stopped it."
     return AttemptEnded(
         req_id=attempt.req_id,
         outcome="timeout",
         answered=False,
         error_code="timeout",
-        error_message="The deadline passed and the agent stopped the call.",
+        error_message=message,
     )
 
 

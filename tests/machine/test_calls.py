@@ -156,6 +156,16 @@ def test_an_agent_that_never_acknowledges_is_canceled_and_its_outcome_unknown() 
     assert (sole_result(story)["outcome"], story.run.paused_reason) == ("unknown", "outcome_unknown")
 
 
+def test_an_agent_that_never_acknowledged_and_stops_the_call_is_not_said_to_have_passed_the_deadline() -> None:
+    """Its INVOKE_ACK may have been lost where nobody listened."""
+    story = Story()
+    story.wait(LIMITS.ack_timeout_ms)
+    story.confirm_cancel()
+    result = sole_result(story)
+    assert result["outcome"] == "timeout"
+    assert result["error"]["message"] == "No acknowledgement of the call was heard, and the agent stopped it."
+
+
 def test_an_agent_that_acknowledged_may_take_until_the_deadline() -> None:
     story = Story()
     story.hear(acked(story.req))
