@@ -47,7 +47,7 @@ def any_call(dice: Random, number: int) -> Call:
         "standing": dice.choice(
             [("paused", "awaiting_approval", 1)] * 5 + [("paused", "held", 1), ("running", None, 1)]
         ),
-        "maker": dice.choice((None, None, "cyd")),
+        "made": dice.choice(({}, {}, {"token_maker": "cyd"}, {"spec_maker": "cyd"})),
         "revision": dice.randrange(3),
         "state": "open" if dice.random() < 0.9 else "approved",
         "agent": dice.choice(list(OWNERS)),
@@ -63,7 +63,7 @@ def any_call(dice: Random, number: int) -> Call:
 async def write(pool: Pool, call: Call) -> None:
     run_id, (status, reason, step) = call["run_id"], call["standing"]
     await pool.execute(RUN, run_id, FLOW, call["user"], status, reason, step, BEGAN + timedelta(seconds=1))
-    await pool.execute(SPEC, run_id, orjson.dumps({"token_maker": call["maker"]}).decode())
+    await pool.execute(SPEC, run_id, orjson.dumps(call["made"]).decode())
     votes = [] if call["voted"] is None else [{"by": call["voted"]}]
     about = (call["state"], call["agent"], call["tool"], call["forced"], call["approvers"])
     texts = (orjson.dumps(one).decode() for one in ({"forbid_self": call["forbid_self"]}, votes))
@@ -83,7 +83,7 @@ def waits_for(call: Call, who: str) -> bool:
     else:
         asked = named if call["approvers"] else call["user"] == who
     stands = call["state"] == "open" and call["standing"] == ("paused", "awaiting_approval", 1)
-    barred = call["forbid_self"] and who in (call["user"], call["maker"])
+    barred = call["forbid_self"] and who in (call["user"], *call["made"].values())
     return stands and asked and not barred and call["voted"] != who
 
 
