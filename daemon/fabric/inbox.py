@@ -56,11 +56,16 @@ class Inbox:
         """Append and ring, all in one round trip. Raises FabricUnavailable; a repeat is harmless (marks tell)."""
         if not posts:
             return
+        by_run: dict[RunId, list[Post]] = {}
+        for post in posts:
+            by_run.setdefault(post.run_id, []).append(post)
         keys = [self._keys.ready]
         args: list[Any] = [self._keys.doorbells, DOORBELL_TTL_S, self._bound, INBOX_TTL_S]
-        for post in posts:
-            keys += (self._keys.inbox(post.run_id), self._keys.lease(post.run_id))
-            args += (post.run_id.hex, post.urgency, post.letter, post.mark.term, post.mark.number)
+        for run_id, its in by_run.items():
+            keys += (self._keys.inbox(run_id), self._keys.lease(run_id))
+            args += (run_id.hex, len(its))
+            for post in its:
+                args += (post.urgency, post.letter, post.mark.term, post.mark.number)
         with speaking():
             dropped = await self._line.run(self._append, keys, args)
         if dropped:

@@ -34,6 +34,14 @@ async def test_letters_are_read_oldest_first_with_their_marks(fabric: OverRedis)
     ]
 
 
+async def test_letters_of_several_runs_in_one_append_keep_the_order_of_each(fabric: OverRedis) -> None:
+    inbox, one, other = fabric.inbox(), new_run(), new_run()
+    await inbox.append([chunk(one, 1), chunk(other, 2), result(one, 3), result(other, 4), chunk(one, 5)])
+    letters = await inbox.read([one, other])
+    marks = {run_id: [entry.mark.number for entry in entries] for run_id, entries in letters.items()}
+    assert marks == {one: [1, 3, 5], other: [2, 4]}
+
+
 async def test_any_bytes_are_kept_as_they_came(fabric: OverRedis) -> None:
     inbox, run_id, raw = fabric.inbox(), new_run(), bytes(range(256)) * 300
     await inbox.append([Post(run_id, "h", raw, Mark(2**53, 2**40))])
@@ -169,6 +177,13 @@ async def test_past_the_bound_chunks_are_dropped_and_counted_and_a_result_never(
     assert [entry.raw for entry in letters[run_id]] == [b"chunk 0", b"chunk 1", b"chunk 2", b"result"]
     assert len(letters[neighbour]) == 1
     assert dropped() == before + 4
+
+
+async def test_all_that_comes_at_once_counts_towards_the_bound(fabric: OverRedis) -> None:
+    inbox, run_id = fabric.inbox(bound=3), new_run()
+    await inbox.append([chunk(run_id, 1), result(run_id, 2), chunk(run_id, 3), chunk(run_id, 4)])
+    letters = await inbox.read([run_id])
+    assert [entry.mark.number for entry in letters[run_id]] == [1, 2, 3]
 
 
 async def test_nothing_to_append_is_nothing_done(fabric: OverRedis) -> None:
