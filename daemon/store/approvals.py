@@ -65,7 +65,7 @@ WITH counted AS MATERIALIZED (
     UNION ALL ({_walk(_CALLS_OF_OWN, _IS_OWN, when="(SELECT few_own FROM counted)")})
     UNION ALL ({_walk(_OPEN, _IS_OWN, when="(SELECT NOT few_own FROM counted)")})
     UNION ALL (SELECT a.* FROM ({_MY_AGENTS}) mine CROSS JOIN LATERAL (
-        {_walk("workflow_run_approvals a", _IS_FORCED, when="a.agent_id = mine.agent_id AND a.requires_approval")}
+        {_walk(_OPEN, _IS_FORCED, when="a.agent_id = mine.agent_id AND a.requires_approval")}
     ) a)
 )
 SELECT run_id, step_index, revision, opened_at_ms FROM found ORDER BY opened_at_ms, run_id LIMIT $5
